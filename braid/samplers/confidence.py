@@ -1,0 +1,122 @@
+"""Masked decoding by confidence.
+
+MaskGIT (arXiv:2202.04200), LLaDA (arXiv:2502.09992), threshold-parallel (arXiv:2505.22618).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from braid.errors import BraidError, unknown
+from braid.processes import MixturePath, Process, schedules
+from braid.randomness import Rng, uniform
+from braid.samplers.filters import Drawing
+from braid.samplers.sampler import Predict, Sampler, Stepped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence(Stepped, Drawing, Sampler):
+    """Uncover the symbols the model is surest of, a few at each step; what is uncovered stays.
+
+    Attributes:
+        order: how sure the model is: "confidence" (probability of the drawn symbol), "margin"
+            (first minus second), "entropy", or "random".
+        schedule: share of symbols uncovered over the steps; None follows the process.
+        choice_temperature: Gumbel noise on log confidence, falling to zero over the steps
+            (MaskGIT's temperature).
+        size_of_block: uncover block after block of this many tokens, each in its share of the steps
+            (LLaDA); None is one block.
+        threshold: uncover every symbol whose confidence reaches it, at least one a step; fewer
+            steps where the model is sure.
+    """
+
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    schedule: str | None = None
+    choice_temperature: float = 0.0
+    size_of_block: int | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        Stepped.__post_init__(self)
+        Drawing.__post_init__(self)
+        if self.order not in ("confidence", "margin", "entropy", "random"):
+            raise unknown("order", self.order, ("confidence", "margin", "entropy", "random"))
+        if self.schedule is not None:
+            schedules.get(self.schedule)
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise BraidError(
+                f"threshold {self.threshold} is out of range; use more than 0, up to 1, or none"
+            )
+        if self.size_of_block is not None and self.size_of_block < 1:
+            raise BraidError(f"size_of_block {self.size_of_block} must be at least 1, or none")
+
+    @staticmethod
+    def suits(process: Process) -> bool:
+        """Run processes whose noise is a mask."""
+        return getattr(getattr(process, "path", None), "masked", False)
+
+    def __call__(self, predict: Predict, x: Tensor, process: Process, rng: Rng) -> Tensor:
+        """Uncover the masked symbols of x [B, n, ...]."""
+        n = x.shape[1]
+        block = self.size_of_block or n
+        blocks = [slice(i, min(i + block, n)) for i in range(0, n, block)]
+        for i, part in enumerate(blocks):
+            steps = self.steps // len(blocks) + (i < self.steps % len(blocks))
+            x = self._uncover(predict, x, process, rng, part, max(1, steps))
+        return x
+
+    def _uncover(
+        self, predict: Predict, x: Tensor, process: Process, rng: Rng, part: slice, steps: int
+    ) -> Tensor:
+        """Uncover one block in `steps` steps, or in as many as the threshold asks for."""
+        path: MixturePath = process.path  # type: ignore[attr-defined]
+        schedule = schedules.get(self.schedule) if self.schedule else path.schedule
+        total: Tensor | None = None
+        step = 0
+        while True:
+            done = min(step / steps, 1.0)
+            logits = predict(x, self.start + (1 - self.start) * done)
+            masked = _within(x == logits.shape[-1], part).flatten(1)  # [B, symbols]
+            total = masked.sum(1) if total is None else total
+            guess = self.draw(logits, rng)
+            sure = self._confidence(logits, guess, rng).flatten(1)
+            noise = -(-uniform(rng, tuple(sure.shape)).log()).log()
+            rank = sure.log() + self.choice_temperature * (1 - done) * noise
+            rank = rank.masked_fill(~masked, -torch.inf)
+            uncovered = schedule.kappa(torch.tensor((step + 1) / steps, dtype=torch.float64))
+            left = (total * (1 - float(uncovered)) + 1e-3).long()  # floor, past rounding
+            count = (masked.sum(1) - left).clamp(min=1)
+            if step + 1 >= steps:
+                count = masked.sum(1)
+            place = rank.argsort(-1, descending=True).argsort(-1)
+            keep = (place < count[:, None]) & masked
+            if self.threshold is not None:
+                keep = masked & ((sure >= self.threshold) | (place == 0))
+            x = torch.where(keep.view_as(x), guess, x)
+            step += 1
+            if not bool(_within(x == logits.shape[-1], part).any()):
+                return x
+
+    def _confidence(self, logits: Tensor, guess: Tensor, rng: Rng) -> Tensor:
+        """Return how sure the model is of each symbol, in (0, 1]."""
+        if self.order == "random":
+            return uniform(rng, tuple(guess.shape))
+        p = logits.float().softmax(-1)
+        if self.order == "margin":
+            best = p.topk(min(2, p.shape[-1]), -1).values
+            return (best[..., 0] - best[..., -1]).clamp(min=1e-9)
+        if self.order == "entropy":
+            entropy = -torch.special.xlogy(p, p).sum(-1)
+            return (1 - entropy / math.log(max(2, p.shape[-1]))).clamp(min=1e-9)
+        return p.gather(-1, guess[..., None]).squeeze(-1).clamp(min=1e-30)
+
+
+def _within(masked: Tensor, part: slice) -> Tensor:
+    inside = torch.zeros_like(masked)
+    inside[:, part] = masked[:, part]
+    return inside
