@@ -1,0 +1,121 @@
+"""The contract of a modality: raw data to tokens and back, and where the tokens sit."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from braid.errors import BraidError
+from braid.spaces import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Modality:
+    """Base of all modalities.
+
+    Attributes:
+        name: name of its strand.
+        field: name of its field in raw examples; several modalities may read the same one.
+        space: what a token is.
+        shape: default shape of a span in tokens; (n,) for sequences, (rows, columns) for pictures.
+        grid: largest (rows, columns), for learned places; None for sequences.
+        limit: bound on the absolute value of continuous data, or None.
+        levels: number of equidistant values in [-limit, limit] that continuous data takes, or None.
+        generated: it can be written, not only read.
+    """
+
+    name: str
+    field: str
+    space: Space
+    shape: tuple[int, ...]
+    grid: tuple[int, int] | None = None
+    limit: float | None = None
+    levels: int | None = None
+    generated: bool = True
+
+    def accepts(self, raw: object) -> bool:
+        """Return whether raw data is plainly of this modality, as a string is text."""
+        return False
+
+    def fit(self, examples: Iterable[Any]) -> None:
+        """Learn what encoding needs (such as a vocabulary) from raw training examples.
+
+        Most modalities need nothing.
+        """
+
+    def encode(self, raw: Any, following: str | None = None) -> Tensor:
+        """Turn raw data into clean tokens [n, ...].
+
+        `following` names the modality of the next span, None at the end.
+        """
+        raise NotImplementedError
+
+    def decode(self, tokens: Tensor, shape: tuple[int, ...]) -> Any:
+        """Turn tokens [n, ...] back into raw data."""
+        raise NotImplementedError
+
+    def span_shape(self, tokens: Tensor) -> tuple[int, ...]:
+        """Return the shape in tokens of an encoded span."""
+        return (len(tokens),) if len(self.shape) == 1 else self.shape
+
+    def canvas(self, tokens: Tensor, causal: bool) -> Tensor:
+        """Return the tokens as a training target.
+
+        A canvas that is filled in parallel needs padding.
+        """
+        return tokens
+
+    def hole_shape(self, shape: int | tuple[int, ...] | None, causal: bool) -> tuple[int, ...]:
+        """Return the shape in tokens of a hole that a user asked for."""
+        if shape is None:
+            return self.shape
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(shape) != len(self.shape) or min(shape) < 1:
+            raise BraidError(f"a hole of {self.name} has shape {self.shape} in tokens, not {shape}")
+        if self.grid is not None and any(
+            n > most for n, most in zip(shape, self.grid, strict=True)
+        ):
+            raise BraidError(
+                f"a hole of {self.name} spans at most {self.grid} tokens, not {shape}; train a "
+                "larger size"
+            )
+        return shape
+
+    def finished(self, tokens: Tensor) -> Tensor:
+        """Return [B] bool: whether rows of tokens [B, n, ...] need no further token."""
+        return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+
+    def positions(self, shape: tuple[int, ...]) -> Tensor:
+        """Return [n, 3] sequence, row and column of a span of this shape."""
+        n = math.prod(shape)
+        place = torch.zeros(n, 3, dtype=torch.int64)
+        place[:, 0] = torch.arange(n)
+        if len(shape) == 2:
+            place[:, 1] = torch.arange(n) // shape[1]
+            place[:, 2] = torch.arange(n) % shape[1]
+        return place
+
+    def metric(self) -> dict[str, Any]:
+        """Return the options of a metric path that suit the symbols: at least their table."""
+        raise BraidError(
+            f"modality {self.name!r} has no table of symbols; give the metric path one"
+        )
+
+    def alike(self) -> Tensor | None:
+        """Return how alike the symbols are, [V, V] positive definite.
+
+        Their embeddings start with this covariance.
+        """
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return what `fit` learned, as JSON."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
