@@ -1,0 +1,19 @@
+"""Generation: contexts, the decode loop, guidance, likelihoods."""
+
+from braid.generation.context import CachedContext, Context, Place, RereadContext
+from braid.generation.generate import Frame, Generated, Known, Opening, generate
+from braid.generation.likelihood import Nats, nats
+
+__all__ = [
+    "CachedContext",
+    "Context",
+    "Frame",
+    "Generated",
+    "Known",
+    "Nats",
+    "Opening",
+    "Place",
+    "RereadContext",
+    "generate",
+    "nats",
+]

@@ -1,0 +1,270 @@
+"""The one decode loop: known parts are committed, holes are filled block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from braid.braid import Braid
+from braid.errors import BraidError
+from braid.generation.context import Context, Place, make
+from braid.generation.guidance import combine
+from braid.processes import Process
+from braid.randomness import Keys, derive
+from braid.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Known:
+    """A part that is given: one run of tokens per row, of any length."""
+
+    modality: str
+    tokens: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A part to generate, of the same shape in all rows.
+
+    Attributes:
+        modality: name of the strand.
+        shape: its shape in tokens.
+        draft: [B, n, ...] tokens to start from or to hold, or None.
+        keep: [B, n] bool, tokens of the draft that are held; None holds none.
+        start: time at which sampling starts; above 0 the draft is noised to there and refined.
+    """
+
+    modality: str
+    shape: tuple[int, ...]
+    draft: Tensor | None = None
+    keep: Tensor | None = None
+    start: float = 0.0
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One network call: what was read, and what the model believed.
+
+    Attributes:
+        part: number of the part being generated.
+        first: number of its first token in the part (blocks are generated one after the other).
+        time: process time.
+        state: [B, n, ...] tokens read.
+        belief: [B, n, ...] most likely clean tokens.
+    """
+
+    part: int
+    first: int
+    time: float
+    state: Tensor
+    belief: Tensor
+
+
+Watch = Callable[[Frame], bool | None]
+"""Called at every network call; returning False stops there, and the belief is the result."""
+
+
+@dataclass
+class Generated:
+    """Tokens of each part, [B, n, ...], and how many network calls they took.
+
+    Attributes:
+        tokens: one entry a part; known parts are padded.
+        used: one entry a part, [B, n] bool: tokens that count.
+        calls: network calls, guidance not counted twice.
+        stopped: the watch stopped the generation.
+    """
+
+    tokens: list[Tensor] = field(default_factory=list)
+    used: list[Tensor] = field(default_factory=list)
+    calls: int = 0
+    stopped: bool = False
+
+
+class _Stop(Exception):  # noqa: N818 - a signal, not an error
+    def __init__(self, belief: Tensor) -> None:
+        self.belief = belief
+
+
+@torch.no_grad()
+def generate(
+    braid: Braid,
+    parts: Sequence[Known | Opening],
+    keys: Tensor,
+    samplers: Mapping[int, Sampler] | None = None,
+    guidance: float = 1.0,
+    watch: Watch | None = None,
+    make_context: Callable[[Braid, int], Context] = make,
+) -> Generated:
+    """Fill the openings of B rows in order.
+
+    Args:
+        braid: the model.
+        parts: the document; rows agree in the kinds of their parts.
+        keys: [B] int64, the root of each row's random numbers.
+        samplers: part number -> sampler; the strand's own where it is missing.
+        guidance: weight of the conditional prediction against the one without the other parts.
+        watch: called at every network call.
+        make_context: makes the contexts.
+    """
+    return _Generation(braid, parts, keys, samplers or {}, guidance, watch, make_context).run()
+
+
+class _Generation:
+    def __init__(
+        self,
+        braid: Braid,
+        parts: Sequence[Known | Opening],
+        keys: Tensor,
+        samplers: Mapping[int, Sampler],
+        guidance: float,
+        watch: Watch | None,
+        make_context: Callable[[Braid, int], Context],
+    ) -> None:
+        self.braid, self.parts, self.samplers = braid, parts, samplers
+        self.guidance, self.watch, self.make_context = guidance, watch, make_context
+        self.keys = keys.to(braid.device)
+        self.rows = len(keys)
+        self.out = Generated(
+            tokens=[torch.empty(0)] * len(parts), used=[torch.empty(0)] * len(parts)
+        )
+
+    def run(self) -> Generated:
+        context = self.make_context(self.braid, self.rows)
+        known = [i for i, p in enumerate(self.parts) if isinstance(p, Known)]
+        holes = [i for i, p in enumerate(self.parts) if isinstance(p, Opening)]
+        # what comes later can be read only under a rule that looks forward
+        order = range(len(self.parts)) if self.braid.rule.cacheable else [*known, *holes]
+        for i in order:
+            offset = self._offset(i)
+            part = self.parts[i]
+            if isinstance(part, Known):
+                self._read(i, part, offset, context)
+            else:
+                self._fill(i, part, offset, context)
+            if self.out.stopped:
+                break
+        return self.out
+
+    def _offset(self, i: int) -> Tensor:
+        """Return the sequence position at which part i starts, [B]."""
+        offset = torch.zeros(self.rows, dtype=torch.int64)
+        for j, part in enumerate(self.parts[:i]):
+            if isinstance(part, Known):
+                offset += torch.tensor([len(t) for t in part.tokens])
+            elif self.out.used[j].ndim == 2:
+                offset += self.out.used[j].sum(1).cpu()
+            else:
+                offset += len(part)
+        return offset.to(self.braid.device)
+
+    def _read(self, i: int, part: Known, offset: Tensor, context: Context) -> None:
+        modality = self.braid.strand(part.modality).modality
+        n = max(len(t) for t in part.tokens)
+        valid = torch.zeros(self.rows, n, dtype=torch.bool)
+        tokens = part.tokens[0].new_zeros((self.rows, n, *part.tokens[0].shape[1:]))
+        position = torch.zeros(self.rows, n, 3, dtype=torch.int64)
+        for b, t in enumerate(part.tokens):
+            valid[b, : len(t)], tokens[b, : len(t)] = True, t.to(tokens.device)
+            position[b, : len(t)] = modality.positions(modality.span_shape(t))
+        device = self.braid.device
+        tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
+        position[..., 0] += offset[:, None]
+        context.commit(part.modality, tokens, Place(i, position, valid))
+        self.out.tokens[i], self.out.used[i] = tokens, valid
+
+    def _fill(self, i: int, hole: Opening, offset: Tensor, context: Context) -> None:
+        strand = self.braid.strand(hole.modality)
+        process, modality = strand.process, strand.modality
+        if process is None or strand.sampler is None:
+            raise BraidError(f"modality {hole.modality!r} is read only here; it cannot fill a hole")
+        sampler = self.samplers.get(i, strand.sampler)
+        alone = self.make_context(self.braid, self.rows) if self.guidance != 1 else None
+        keys = Keys(derive(self.keys, "part", i))
+        grid = modality.positions(hole.shape).to(self.braid.device)
+        done, total = 0, len(hole)
+        alive = torch.ones(self.rows, dtype=torch.bool, device=self.braid.device)
+        blocks: list[Tensor] = []
+        written: list[Tensor] = []  # a row that has ended writes no further blocks
+        while done < total and bool(alive.any()) and not self.out.stopped:
+            n = min(process.block(total - done), total - done)
+            at = slice(done, done + n)
+            valid = alive[:, None].expand(-1, n)
+            position = grid[at].expand(self.rows, -1, -1)
+            here = Place(i, position + _along(offset), valid)
+            readers = [(context, here)]
+            if alone is not None:
+                readers.append((alone, Place(0, position, valid)))
+            x = self._block(i, hole, at, process, sampler, keys, readers)
+            blocks.append(x)
+            written.append(valid)
+            for reader, place in readers:
+                reader.commit(hole.modality, x, place)
+            done += n
+            alive = alive & ~modality.finished(torch.cat(blocks, 1))
+        self.out.tokens[i] = torch.cat(blocks, 1)
+        self.out.used[i] = torch.cat(written, 1)
+
+    def _block(
+        self,
+        i: int,
+        hole: Opening,
+        at: slice,
+        process: Process,
+        sampler: Sampler,
+        keys: Keys,
+        readers: list[tuple[Context, Place]],
+    ) -> Tensor:
+        """Draw one block [B, n, ...]."""
+        B, n = self.rows, at.stop - at.start
+        space = self.braid.strand(hole.modality).modality.space
+        draft = hole.draft[:, at].to(self.braid.device) if hole.draft is not None else None
+        keep = (
+            hole.keep[:, at].to(self.braid.device)
+            if hole.keep is not None and draft is not None
+            else None
+        )
+        x = process.source(space, B * n, keys.spread(n)).to(self.braid.device).unflatten(0, (B, n))
+        if draft is not None and hole.start > 0:
+            time = torch.full((B * n,), hole.start, device=self.braid.device)
+            x = process.corrupt(space, draft.flatten(0, 1), time, keys.spread(n)).noisy.unflatten(
+                0, (B, n)
+            )
+
+        def hold(x: Tensor) -> Tensor:
+            if keep is None or draft is None:
+                return x
+            return torch.where(keep.view(keep.shape + (1,) * (x.ndim - 2)), draft, x)
+
+        def predict(x: Tensor, t: float) -> Tensor:
+            x = hold(x)
+            time = torch.full((B, n), t, device=x.device)
+            if keep is not None:
+                time = time.masked_fill(keep, 1.0)
+            first, *others = (c.predict(hole.modality, x, time, place) for c, place in readers)
+            prediction = combine(first, others[0], self.guidance) if others else first
+            self.out.calls += 1
+            if self.watch is not None:
+                belief = hold(process.belief(prediction, x, t))
+                if self.watch(Frame(i, at.start, t, x, belief)) is False:
+                    raise _Stop(belief)
+            return prediction
+
+        try:
+            return hold(sampler(predict, hold(x), process, keys))
+        except _Stop as stop:
+            self.out.stopped = True
+            return stop.belief
+
+
+def _along(offset: Tensor) -> Tensor:
+    """Return an offset [B] of the sequence axis, as [B, 1, 3]."""
+    zero = torch.zeros_like(offset)
+    return torch.stack([offset, zero, zero], -1)[:, None]
