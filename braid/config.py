@@ -1,0 +1,433 @@
+"""Experiments as data.
+
+Strict to load, complete to dump, and everything in them can be overridden by name.
+
+A process, a sampler or a modality is written as {"kind": name, option: value, ...}; a bare name
+means its defaults.
+Options are checked when the experiment is made, by making the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from braid import rules
+from braid.braid import Braid
+from braid.errors import BraidError, unknown
+from braid.modalities import MODALITIES, Modality
+from braid.processes import PROCESSES, MixturePath, Process
+from braid.processes.schedules import SCHEDULES
+from braid.samplers import SAMPLERS, Sampler, check
+from braid.strand import Strand
+from braid.transformer import Transformer, TransformerConfig
+
+Options = dict[str, Any]
+
+
+# noqa: ANN401
+def make(registry: Mapping[str, type], what: str, options: Options | str, **fixed: object) -> Any:
+    """Make an object from {"kind": name, ...}.
+
+    An unknown kind or option is refused with the nearest valid name.
+    """
+    options = {"kind": options} if isinstance(options, str) else dict(options)
+    kind = options.pop("kind", None)
+    if kind not in registry:
+        raise unknown(what, str(kind), registry)
+    cls = registry[kind]
+    known = [p for p in inspect.signature(cls).parameters if p not in fixed]
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {what} {kind!r}", name, known)
+    options = {k: _typed(cls, k, v, f"{what} {kind!r}: {k}") for k, v in options.items()}
+    try:
+        return cls(**fixed, **options)
+    except TypeError as e:
+        raise BraidError(f"{what} {kind!r}: {e}") from e
+
+
+def _typed(cls: type, name: str, value: object, where: str) -> object:
+    """Return an option's value in the type that the class declares for it."""
+    kind = typing.get_type_hints(cls.__init__)[name]
+    if typing.get_origin(kind) is Literal:
+        return value  # the class knows the nearest name
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as e:
+        raise BraidError(f"{where}: {e.errors()[0]['msg']}, got {str(value)[:80]!r}") from e
+
+
+def describe(registry: Mapping[str, type], value: object) -> Options:
+    """Turn a frozen dataclass back into {"kind".
+
+    Name, ...} with the options that differ from their defaults.
+    """
+    kind = next(name for name, cls in registry.items() if type(value) is cls)
+    options: Options = {"kind": kind}
+    for f in dataclasses.fields(value):  # type: ignore[arg-type]
+        x = getattr(value, f.name)
+        if f.name == "path":
+            options["path"] = _describe_path(x)
+        elif x != f.default:
+            options[f.name] = x
+    return options
+
+
+def _describe_path(path: object) -> Options:
+    if isinstance(path, dict):
+        return {"kind": "metric", **path}
+    if not isinstance(path, MixturePath):
+        raise BraidError(
+            "a metric path with a table of its own cannot be written into an experiment; let it "
+            "take the modality's"
+        )
+    schedule = next(name for name, cls in SCHEDULES.items() if type(path.schedule) is cls)
+    power = getattr(path.schedule, "power", None)
+    return {
+        "kind": "mixture",
+        "source": path.source_kind,
+        "schedule": schedule if power is None else f"{schedule}:{power:g}",
+    }
+
+
+def _part(registry: Mapping[str, type], what: str) -> BeforeValidator:
+    def validate(value: object) -> object:
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict):
+            raise BraidError(f"expected a name or options of a {what}, got {value!r}")
+        fixed = {"name": "x"} if registry is MODALITIES and "name" not in value else {}
+        make(registry, what, value, **fixed)
+        return value
+
+    return BeforeValidator(validate)
+
+
+ModalityOptions = Annotated[Options, _part(MODALITIES, "modality")]
+ProcessOptions = Annotated[Options, _part(PROCESSES, "process")]
+SamplerOptions = Annotated[Options, _part(SAMPLERS, "sampler")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StrandConfig(_Model):
+    """One modality and its process."""
+
+    modality: ModalityOptions
+    process: ProcessOptions | None = None
+    """None: context only."""
+    sampler: SamplerOptions | None = None
+    """None: the first that suits the process."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of its loss."""
+    tied: bool = False
+    """Share the embedding's rows with the head."""
+
+    @model_validator(mode="after")
+    def _sampler_suits(self) -> StrandConfig:
+        if self.sampler is not None and self.process is not None:
+            check(make(SAMPLERS, "sampler", self.sampler), make(PROCESSES, "process", self.process))
+        return self
+
+
+class DataConfig(_Model):
+    """Where documents come from, and what is learned from them."""
+
+    source: str = "digits"
+    """"digits" (scikit-learn's handwritten digits), "toy", or "files"."""
+    path: str | list[str] | None = None
+    """For "files".
+
+    Parquet, Arrow, CSV, JSONL, text, a folder of pictures and captions, or a data set's id.
+    """
+    split: str | None = None
+    """Split of a data set that has several, such as "train"."""
+    validation: str | list[str] | None = None
+    """Held-out data of the same kind; None holds out a share of the training data."""
+    columns: dict[str, str] | None = None
+    """Modality -> column; None infers them."""
+    tasks: dict[str, float] = {"text_to_image": 1.0, "image_to_text": 1.0}
+    """Task -> weight.
+
+    "A_to_B" (B given A), "B" alone, "A_with_B" (both learned, each at its own time),
+    "infill_B" (some tokens of B given, and all else)."""
+    drop: float = Field(default=0.1, ge=0, lt=1)
+    """Share of documents whose condition is left out, for guidance."""
+    hold_out: float = Field(default=0.02, gt=0, lt=1)
+    """Share of training data held out where there is no validation data."""
+    bad_limit: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of unreadable rows; above it the run stops."""
+    row: int | None = Field(default=None, ge=1)
+    """Pack documents into rows of this many tokens; None gives each document a row."""
+
+
+class TrainConfig(_Model):
+    """How long and how to train."""
+
+    steps: int = Field(default=1000, ge=1)
+    """Optimiser steps; the learning rate falls to its end over them."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Wall-clock budget.
+
+    With it the schedule runs over the budget, and `steps` is only an upper limit.
+    """
+    batch: int = Field(default=64, ge=1)
+    """Documents in an optimiser step."""
+    accumulate: int = Field(default=1, ge=1)
+    """Forward passes in which a step's batch is handled."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate."""
+    final_rate: float = Field(default=0.05, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak."""
+    warmup: int = Field(default=50, ge=0)
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's decay of matrices; vectors are left alone."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema: float = Field(default=0.995, ge=0, lt=1)
+    """Decay of the averaged weights that are used for sampling; 0 uses the last weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the forward pass under autocast."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """Precision of float32 matrix products."""
+    compile: bool = False
+    """Compile the blocks with torch.compile."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints that are kept."""
+    preview_every: int = Field(default=500, ge=0)
+    """Steps between drawn previews; 0 draws none."""
+
+
+class EvaluateConfig(_Model):
+    """How a model is evaluated."""
+
+    suite: str = "pairs"
+    """"digits" judges drawings with a classifier trained on real digits.
+
+    "pairs" knows no classifier.
+    """
+    steps: int = Field(default=16, ge=1)
+    """Sampling steps of guided drawings."""
+    guidance: float = Field(default=2.0, ge=0)
+    """Guidance of guided drawings."""
+    drawings: int = Field(default=500, ge=1)
+    """Number of guided drawings."""
+    unguided: int = Field(default=1000, ge=2)
+    """Number of drawings at guidance 1 with 32 steps, for the Frechet distance."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only this many held-out examples."""
+
+
+class Experiment(_Model):
+    """Everything that fixes a run."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    strands: dict[str, StrandConfig] = Field(min_length=1)
+    rule: str
+    transformer: TransformerConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _rule_known(self) -> Experiment:
+        rules.get(self.rule)
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the experiment as JSON."""
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def load(value: Mapping[str, Any] | str | Path) -> Experiment:
+    """Make an experiment from a mapping, or from a YAML or JSON file.
+
+    Unknown keys are refused with the nearest valid name.
+    """
+    if isinstance(value, str | Path):
+        value = read(Path(value))
+    try:
+        return Experiment.model_validate(dict(value))
+    except ValidationError as e:
+        raise BraidError(_explain(e)) from e
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file that holds a mapping."""
+    import yaml
+
+    if not path.is_file():
+        raise BraidError(
+            f"{str(path)!r} does not exist; give a recipe, or the path of an experiment in YAML "
+            "or JSON"
+        )
+    try:
+        value = _parse(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as e:
+        raise BraidError(
+            f"{str(path)!r} is not readable YAML or JSON: {' '.join(str(e).split())}"
+        ) from e
+    if not isinstance(value, dict):
+        raise BraidError(
+            f"{str(path)!r} holds no experiment; expected a mapping with keys such as name, "
+            "strands, rule"
+        )
+    return value
+
+
+def _parse(text: str) -> Any:
+    """Read YAML or JSON; unlike YAML 1.1, 1e-5 is a number, as JSON writes it."""
+    import yaml
+
+    class Loader(yaml.SafeLoader): ...
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+
+
+def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """Return the experiment with `key.path=value` settings.
+
+    Values are read as YAML, so 3, true, null and [1, 2] work.
+    """
+    import yaml
+
+    tree = experiment.model_dump(mode="json")
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise BraidError(
+                f"override {setting!r}: expected key.path=value, as in train.steps=100"
+            )
+        keys = path.split(".")
+        node: Any = tree
+        for i, key in enumerate(keys[:-1]):
+            if not isinstance(node, dict) or key not in node:
+                raise _no_key(".".join(keys[: i + 1]), key, node)
+            if isinstance(node[key], str):
+                node[key] = {"kind": node[key]}
+            node = node[key]
+            if node is None:
+                raise BraidError(
+                    f"override {setting!r}: {'.'.join(keys[: i + 1])} is empty; set it as a "
+                    "whole first"
+                )
+        open_ended = isinstance(node, dict) and (
+            "kind" in node or keys[-2:-1] in (["tasks"], ["columns"])
+        )
+        if not isinstance(node, dict) or (keys[-1] not in node and not open_ended):
+            raise _no_key(path, keys[-1], node)
+        try:
+            value = _parse(text) if text else None
+        except yaml.YAMLError as e:
+            raise BraidError(f"override {setting!r}: {text!r} is not a YAML value; quote it") from e
+        node[keys[-1]] = value
+    return load(tree)
+
+
+def _no_key(path: str, key: str, node: object) -> BraidError:
+    return unknown(
+        "setting",
+        path,
+        [f"{path[: len(path) - len(key)]}{k}" for k in node] if isinstance(node, dict) else [],
+    )
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first problem of a validation error as one line."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(x) for x in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, BraidError):
+        return f"{where}: {cause}" if where else str(cause)
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        close = difflib.get_close_matches(
+            str(first["loc"][-1]), _names_beside(first["loc"]), n=1, cutoff=0.4
+        )
+        return f"unknown setting {where!r}; " + (
+            f"did you mean {close[0]!r}?" if close else "remove it"
+        )
+    return f"{where or 'experiment'}: {first['msg']}, got {str(first.get('input'))[:80]}"
+
+
+def _names_beside(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the valid names at the place of a wrong one."""
+    fields: dict[str, Any] = dict(Experiment.model_fields)
+    for key in loc[:-1]:
+        if key in fields:
+            kind = fields[str(key)].annotation
+        elif loc[0] == "strands":
+            kind = StrandConfig
+        else:
+            return []
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            fields = dict(kind.model_fields)
+        elif kind is TransformerConfig:
+            fields = {f.name: None for f in dataclasses.fields(TransformerConfig)}
+    return list(fields)
+
+
+def build(experiment: Experiment, states: Mapping[str, Mapping[str, Any]]) -> Braid:
+    """Make the model of an experiment.
+
+    Args:
+        experiment: what to build.
+        states: modality -> what `Modality.state` returned (vocabularies and the like).
+    """
+    strands = {}
+    for name, config in experiment.strands.items():
+        modality = make_modality(name, config)
+        modality.load_state(dict(states.get(name, {})))
+        strands[name] = Strand(
+            modality,
+            make_process(config),
+            experiment.transformer.width,
+            make_sampler(config),
+            config.weight,
+            config.tied,
+        )
+    return Braid(strands, Transformer(experiment.transformer), experiment.rule)
+
+
+def make_modality(name: str, config: StrandConfig) -> Modality:
+    """Make the modality of a strand."""
+    return make(MODALITIES, "modality", config.modality, name=name)
+
+
+def make_process(config: StrandConfig) -> Process | None:
+    """Make the process of a strand."""
+    return None if config.process is None else make(PROCESSES, "process", config.process)
+
+
+def make_sampler(config: StrandConfig) -> Sampler | None:
+    """Make the sampler of a strand."""
+    return None if config.sampler is None else make(SAMPLERS, "sampler", config.sampler)

@@ -1,0 +1,52 @@
+"""Recipes: functions that return an experiment. To add one.
+
+Write a function, add a line to RECIPES.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from braid.config import Experiment, load, override
+from braid.errors import unknown
+from braid.recipes.digits import digits
+from braid.recipes.image_text import image_text
+from braid.recipes.toy import toy
+
+RECIPES: dict[str, Callable[..., Experiment]] = {
+    "digits": digits,
+    "image-text": image_text,
+    "toy": toy,
+}
+
+
+def resolve(name: str, settings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a recipe's name or of a file, with `key.path=value` overrides.
+
+    A setting without a dot, such as paradigm=transfusion, is an argument of the recipe where it has
+    one of that name.
+    """
+    if name in RECIPES:
+        recipe = RECIPES[name]
+        arguments = dict(
+            s.split("=", 1)
+            for s in settings
+            if s.partition("=")[0] in inspect.signature(recipe).parameters
+        )
+        rest = [s for s in settings if s.partition("=")[0] not in arguments]
+        return override(recipe(**arguments), rest)
+    if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
+        return override(
+            load(Path(name) / "experiment.json" if Path(name).is_dir() else Path(name)), settings
+        )
+    raise unknown("recipe", name, RECIPES)
+
+
+def describe() -> dict[str, str]:
+    """Return recipe -> first line of its docstring."""
+    return {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in RECIPES.items()}
+
+
+__all__ = ["RECIPES", "describe", "digits", "image_text", "resolve", "toy"]

@@ -1,0 +1,55 @@
+"""Put the modalities of an experiment under the processes of a paradigm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from braid.config import StrandConfig, describe
+from braid.errors import BraidError
+from braid.modalities import MODALITIES
+from braid.paradigms import Paradigm
+from braid.processes import PROCESSES
+from braid.samplers import SAMPLERS
+
+
+def strands(
+    paradigm: Paradigm,
+    modalities: Mapping[str, dict[str, Any]],
+    weights: Mapping[str, float] | None = None,
+) -> dict[str, StrandConfig]:
+    """Return a strand for each modality that the paradigm has a process for.
+
+    Args:
+        paradigm: the assignment.
+        modalities: name -> {"kind": ..., options}; where the kind can be continuous, the process
+            decides.
+        weights: name -> factor of its loss.
+    """
+    made = {}
+    for name, options in modalities.items():
+        if name not in paradigm.processes:
+            continue
+        process = paradigm.processes[name]
+        if process is not None and process.continuous:
+            if "continuous" not in MODALITIES[options["kind"]].__init__.__annotations__:
+                raise BraidError(
+                    f"modality {name!r} has no continuous form for {type(process).__name__}; "
+                    "choose another paradigm"
+                )
+            options = {**options, "continuous": True}
+        sampler = paradigm.samplers.get(name)
+        made[name] = StrandConfig(
+            modality=options,
+            process=None if process is None else describe(PROCESSES, process),
+            sampler=None if sampler is None else describe(SAMPLERS, sampler),
+            weight=(weights or {}).get(name, 1.0),
+        )
+    return made
+
+
+# noqa: ANN401 - processes differ in their fields
+def processes(paradigm: Paradigm, **changes: Any) -> Paradigm:
+    """Return the paradigm with some of its processes exchanged, by modality."""
+    return replace(paradigm, processes={**paradigm.processes, **changes})
