@@ -1,0 +1,63 @@
+"""Pictures drawn while training, so that a person sees whether it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from braid.braid import Braid
+from braid.data import Loader
+from braid.generation import Known, Opening, generate
+from braid.modalities import Image as ImageModality
+from braid.randomness import Keys
+
+
+def preview(
+    braid: Braid, held_out: Loader, folder: Path, step: int, count: int = 8, guidance: float = 1.5
+) -> Path | None:
+    """Draw the first held-out examples of a task that ends in a picture, as one strip.
+
+    Returns:
+        the path of step-N.png, or None where no task draws.
+    """
+    task = next(
+        (
+            t
+            for t in held_out.documents.tasks
+            if isinstance(braid.strand(t.target).modality, ImageModality) and not t.infill
+        ),
+        None,
+    )
+    if task is None:
+        return None
+    examples = [held_out.rows.get(i) for i in range(min(count, len(held_out.rows)))]
+    parts: list[Known | Opening] = [Known(n[0], [e[n] for e in examples]) for n in task.needs[:-1]]
+    modality = braid.strand(task.target).modality
+    parts.append(Opening(task.target, modality.shape))
+    training = braid.training
+    braid.eval()
+    drawn = generate(
+        braid, parts, Keys.of(0, len(examples)).key, guidance=guidance if len(parts) > 1 else 1.0
+    )
+    braid.train(training)
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step}.png"
+    strip([modality.decode(t, modality.shape) for t in torch.unbind(drawn.tokens[-1].cpu())]).save(
+        path
+    )
+    return path
+
+
+def strip(pictures: list[Image.Image], scale: int | None = None, gap: int = 2) -> Image.Image:
+    """Put pictures side by side; small ones are enlarged without smoothing."""
+    w, h = pictures[0].size
+    scale = scale or max(1, 64 // h)
+    sheet = Image.new("RGB", (len(pictures) * (w * scale + gap) - gap, h * scale), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(
+            picture.convert("RGB").resize((w * scale, h * scale), Image.Resampling.NEAREST),
+            (i * (w * scale + gap), 0),
+        )
+    return sheet
