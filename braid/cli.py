@@ -1,0 +1,211 @@
+"""The command line: each command checks its arguments and calls a function of the same name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="braid",
+    help="One transformer that reads and writes text and pictures, each by its own process.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder or file to write.")]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes every random number.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, mps; the accelerator if there is one.")
+]
+
+
+@app.command()
+def demo(
+    paradigm: Annotated[
+        str,
+        typer.Option(
+            "--paradigm", help="Published system whose processes are used; see `braid recipes`."
+        ),
+    ] = "fudoki",
+    out: Out = None,
+    minutes: Annotated[float, typer.Option("--minutes", help="Training budget.")] = 2.8,
+    seed: Seed = 0,
+) -> None:
+    """Train on real handwritten digits, then draw, read, complete and refine.
+
+    Writes report.html.
+    """
+    from braid import commands
+
+    _finish(commands.demo(paradigm, out or Path("runs/demo"), minutes, seed))
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's name, an experiment in YAML or JSON, or a run directory."),
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, such as train.steps=100.")
+    ] = None,
+    out: Out = None,
+    device: Device = None,
+) -> None:
+    """Train; goes on by itself where the folder holds a run of the same experiment."""
+    from braid import commands
+
+    _finish(commands.train(recipe, settings or [], out, device))
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="A run directory or a saved model.")],
+    prompt: Annotated[str | None, typer.Argument(help="A text that is given.")] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="Modality to generate: text, image, ...")
+    ] = "image",
+    image: Annotated[Path | None, typer.Option("--image", help="A picture that is given.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps.")] = None,
+    guidance: Annotated[
+        float, typer.Option("--guidance", help="Weight of the condition; 1 is no guidance.")
+    ] = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Of drawing symbols; 0 takes the likeliest."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Number of results.")] = 1,
+    seed: Seed = 0,
+    out: Out = None,
+    trajectory: Annotated[
+        Path | None, typer.Option("--trajectory", help="Write an animation (GIF) of the steps.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Generate from a text, a picture, or nothing."""
+    from braid import commands
+
+    for line in commands.sample(
+        model, prompt, to, image, steps, guidance, temperature, n, seed, out, trajectory, device
+    ):
+        print(line)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run directory or a saved model.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Held-out data instead of the experiment's.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="digits or pairs; the experiment's own by default."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Use only so many held-out examples.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Measure a model on held-out data; writes report.html and report.json into a run directory."""
+    from braid import commands
+
+    numbers = commands.evaluate(run, data, suite, limit, seed, device, quiet=json)
+    if json:
+        from json import dumps
+
+        print(dumps(numbers, indent=1))
+    else:
+        commands.print_numbers(numbers)
+
+
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, for all of them.")
+    ] = None,
+    paradigms: Annotated[
+        str, typer.Option("--paradigms", help="Names, separated by commas.")
+    ] = "fudoki,transfusion,chameleon,mmada",
+    minutes: Annotated[float, typer.Option("--minutes", help="Training budget of each.")] = 2.0,
+    out: Out = None,
+    seed: Seed = 0,
+) -> None:
+    """Train several paradigms on the same data, backbone and budget; writes a table and plots."""
+    from braid import commands
+
+    _finish(
+        commands.compare(
+            recipe, settings or [], paradigms.split(","), minutes, out or Path("runs/compare"), seed
+        )
+    )
+
+
+@app.command()
+def recipes() -> None:
+    """List recipes, paradigms, processes, samplers and modalities."""
+    from braid import commands
+
+    commands.recipes()
+
+
+@app.command()
+def doctor(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="A recipe, an experiment file or a run to try without data."),
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="key.path=value.")] = None,
+) -> None:
+    """Say what this machine can do, and try an experiment for one step without data."""
+    from braid import commands
+
+    commands.doctor(what, settings or [])
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from braid import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _finish(stopped: bool) -> None:
+    """Exit with 130 where a run was interrupted, as a shell expects after Ctrl-C."""
+    if stopped:
+        raise typer.Exit(130)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a mistake in the input ends with one line and exit code 2."""
+    from braid.errors import BraidError
+
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+    except BraidError as e:
+        _fail(str(e))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as e:
+        explain = getattr(e, "format_message", None)  # a mistake on the command line itself
+        if explain is None:
+            raise
+        _fail(explain())
+    raise SystemExit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    if message:  # no command at all: the help was printed
+        print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,441 @@
+"""The commands as functions: `braid train ...` is `braid.commands.train(...)`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from braid import config, storage
+from braid.config import Experiment
+from braid.errors import BraidError, unknown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from braid.data import Source
+    from braid.evaluation import Evaluation
+    from braid.pipeline import Parts, Pipeline
+    from braid.training import Trainer
+
+Numbers = dict[str, float | int | str | None]
+
+
+def train(
+    recipe: str, settings: Sequence[str] = (), out: Path | None = None, device: str | None = None
+) -> bool:
+    """Train a recipe or an experiment file in a run directory; returns whether it was interrupted.
+
+    Args:
+        recipe: a recipe's name, an experiment in YAML or JSON, or a run directory.
+        settings: `key.path=value` overrides.
+        out: run directory; runs/NAME where it is None.
+        device: where to train; the accelerator if there is one.
+    """
+    from braid import recipes
+
+    experiment = recipes.resolve(recipe, settings)
+    if out is None:
+        out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / experiment.name
+    trainer, _ = _train(experiment, out, device)
+    return trainer.stopped
+
+
+def _train(experiment: Experiment, out: Path, device: str | None = None) -> tuple[Trainer, Console]:
+    from braid.evaluation import suite
+    from braid.training import Trainer
+
+    suite(experiment.evaluate.suite)  # a misspelt name is found before the training, not after
+    console = Console()
+    trainer = Trainer(experiment, out, console, device)
+    size = sum(p.numel() for p in trainer.braid.parameters())
+    console.print(
+        f"{experiment.name}: {size:,} parameters on {trainer.braid.device}, run in {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    trainer.run()
+    if trainer.stopped:
+        console.print(
+            f"interrupted and saved at step {trainer.state.step}; the same command goes on from "
+            "there",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return trainer, console
+
+
+def demo(
+    paradigm: str = "fudoki", out: Path = Path("runs/demo"), minutes: float = 2.8, seed: int = 0
+) -> bool:
+    """Train on handwritten digits, evaluate, and write a report.
+
+    Returns whether it was interrupted.
+    """
+    from braid import recipes
+    from braid.evaluation.digits import need_scikit_learn
+
+    need_scikit_learn()
+    if not minutes > 0:
+        raise BraidError(f"--minutes {minutes} must be more than 0")
+    experiment = recipes.resolve(
+        "digits", [f"paradigm={paradigm}", f"train.minutes={minutes}", f"seed={seed}"]
+    )
+    trainer, console = _train(experiment, out)
+    if trainer.stopped:
+        return True
+    began = time.monotonic()
+    console.print("evaluating on held-out digits ...", highlight=False)
+    numbers = _evaluate(_pipeline(trainer), experiment, out, trainer.data.held_out, seed).numbers
+    print_numbers(numbers, console)
+    console.print(
+        f"evaluated in {time.monotonic() - began:.0f} s; open {out / 'report.html'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return False
+
+
+def _pipeline(trainer: Trainer) -> Pipeline:
+    from braid.pipeline import Pipeline
+
+    return Pipeline(trainer.braid, trainer.experiment)
+
+
+def evaluate(
+    run: str,
+    data: str | None = None,
+    suite: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Numbers:
+    """Measure a model on held-out data; writes report.html and report.json beside it.
+
+    Args:
+        run: a run directory or a saved model.
+        data: held-out data (any form that data.path takes) instead of the experiment's.
+        suite: name of the suite; the experiment's own where it is None.
+        limit: use only so many held-out examples.
+        seed: of everything that is drawn.
+        device: where to run.
+        quiet: print nothing.
+    """
+    from braid import pipeline
+    from braid.data import open_data, open_source
+
+    pipe = pipeline.load(run, device)
+    changes = {k: v for k, v in {"suite": suite, "limit": limit}.items() if v is not None}
+    experiment = pipe.experiment.model_copy(
+        update={"evaluate": pipe.experiment.evaluate.model_copy(update=changes)}
+    )
+    held_out = (
+        open_source(data, experiment.data.columns)
+        if data
+        else open_data(experiment.data, experiment.seed).held_out
+    )
+    console = Console(quiet=quiet)
+    numbers = _evaluate(pipe, experiment, Path(run), held_out, seed).numbers
+    console.print(f"wrote {Path(run) / 'report.html'}", highlight=False, soft_wrap=True)
+    return numbers
+
+
+def _evaluate(
+    pipe: Pipeline, experiment: Experiment, out: Path, held_out: Source, seed: int
+) -> Evaluation:
+    from braid.evaluation import run_suite
+    from braid.evaluation.report import write
+
+    storage.writable(out)
+    result: Evaluation = run_suite(pipe, experiment, held_out, seed)
+    result.numbers |= _facts(pipe, out)
+    write(out, experiment, result)
+    return result
+
+
+def _facts(pipe: Pipeline, out: Path) -> Numbers:
+    """Return the size of the model and what its training took."""
+    facts: Numbers = {"parameters": sum(p.numel() for p in pipe.braid.parameters())}
+    found = storage.steps(out / "checkpoints")
+    if found:
+        state = storage.read_json(found[-1][1] / "state.json")
+        facts |= {
+            "train_steps": state["step"],
+            "train_seconds": round(state["seconds"], 1),
+            "train_tokens": state["tokens"],
+        }
+        facts["train_flops"] = 6 * int(facts["parameters"] or 0) * state["tokens"]
+    return facts
+
+
+def compare(
+    recipe: str,
+    settings: Sequence[str] = (),
+    paradigms: Sequence[str] = ("fudoki", "transfusion", "chameleon", "mmada"),
+    minutes: float = 2.0,
+    out: Path = Path("runs/compare"),
+    seed: int = 0,
+) -> bool:
+    """Train several paradigms on the same data, backbone and budget; write a page."""
+    from braid import recipes
+    from braid.evaluation.compare import write
+    from braid.evaluation.digits import need_scikit_learn
+
+    names = [p.strip() for p in paradigms if p.strip()]
+    if recipe not in recipes.RECIPES:
+        raise unknown("recipe", recipe, recipes.RECIPES)
+    if not minutes > 0 or not names:
+        raise BraidError(
+            f"compare needs at least one paradigm and --minutes above 0, got {names} and {minutes}"
+        )
+    own = [*settings, f"train.minutes={minutes}", "train.steps=1000000", f"seed={seed}"]
+    experiments = {
+        p: recipes.resolve(recipe, [f"paradigm={p}", *own]) for p in names
+    }  # all are checked before any trains
+    if any(e.evaluate.suite == "digits" for e in experiments.values()):
+        need_scikit_learn()
+    results: dict[str, Numbers] = {}
+    panels: dict[str, Any] = {}
+    for name, experiment in experiments.items():
+        trainer, console = _train(experiment, out / name)
+        if trainer.stopped:
+            return True
+        console.print(f"evaluating {name} ...", highlight=False)
+        held_out = trainer.data.held_out
+        result = _evaluate(_pipeline(trainer), experiment, out / name, held_out, seed)
+        results[name], panels[name] = result.numbers, result.panels
+    write(out, experiments, results, panels)
+    print_comparison(results)
+    print(f"open {out / 'compare.html'}")
+    return False
+
+
+def sample(
+    model: str,
+    prompt: str | None = None,
+    to: str = "image",
+    image: Path | None = None,
+    steps: int | None = None,
+    guidance: float = 1.0,
+    temperature: float | None = None,
+    n: int = 1,
+    seed: int = 0,
+    out: Path | None = None,
+    trajectory: Path | None = None,
+    device: str | None = None,
+) -> Iterator[str]:
+    """Generate one modality from a text, a picture, both or nothing; yields a line per result.
+
+    Pictures are written to `out` (sample.png; numbered where n > 1); text is the line itself, and
+    written to `out` if given.
+    """
+    from braid import pipeline
+    from braid.evaluation.animate import animate
+
+    if n < 1:
+        raise BraidError(f"--n {n} must be at least 1")
+    pipe = pipeline.load(model, device)
+    parts: list[Any] = []
+    if image is not None:
+        given = [m for m in ("image", "vision") if m in pipe.braid.strands]
+        if not given:
+            raise BraidError(
+                f"this model reads no pictures; it has {', '.join(pipe.braid.strands)}"
+            )
+        parts.append(pipeline.Part(given[0], image))
+    if prompt is not None:
+        parts.append(prompt)
+    parts.append(pipeline.Hole(to))
+    if out is not None:
+        storage.writable(out.parent)
+    done: list[Parts] = pipe(
+        parts,
+        steps=steps,
+        guidance=guidance,
+        temperature=temperature,
+        seed=seed,
+        n=n,
+        trajectory=trajectory is not None,
+    )
+    for i, result in enumerate(done):
+        made = result[-1]
+        if hasattr(made, "save"):
+            yield str(_save_picture(made, out or Path("sample.png"), i, n))
+        else:
+            if out is not None:
+                _save_text(str(made), _numbered(out, i, n))
+            yield str(made)
+    if trajectory is not None:
+        animate(pipe, done[0], len(parts) - 1, trajectory)
+        yield str(trajectory)
+
+
+def _numbered(path: Path, i: int, n: int) -> Path:
+    return path if n == 1 else path.with_name(f"{path.stem}-{i}{path.suffix}")
+
+
+def _save_text(text: str, path: Path) -> None:
+    try:
+        path.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as e:
+        raise BraidError(f"cannot write {str(path)!r} ({e.strerror}); choose another name") from e
+
+
+def _save_picture(picture: Image.Image, path: Path, i: int, n: int) -> Path:
+    path = _numbered(path if path.suffix else path.with_suffix(".png"), i, n)
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as e:
+        raise BraidError(
+            f"cannot write {str(path)!r} ({e}); use a name such as sample.png in a folder that "
+            "can be written"
+        ) from e
+    return path
+
+
+def recipes() -> None:
+    """Print recipes, paradigms and registries."""
+    import inspect
+
+    from braid import recipes as known
+    from braid.modalities import MODALITIES
+    from braid.paradigms import PARADIGMS
+    from braid.processes import PROCESSES
+    from braid.rules import RULES
+    from braid.samplers import SAMPLERS
+
+    console = Console()
+    first = {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in PARADIGMS.items()}
+    for title, rows in (("recipes", known.describe()), ("paradigms", first)):
+        table = Table(
+            title=title, title_justify="left", box=None, show_header=False, padding=(0, 2)
+        )
+        for name, text in rows.items():
+            table.add_row(f"[bold]{name}[/bold]", text)
+        console.print(table)
+        console.print()
+    for title, names in (
+        ("processes", PROCESSES),
+        ("samplers", SAMPLERS),
+        ("modalities", MODALITIES),
+        ("rules", RULES),
+    ):
+        console.print(f"[bold]{title}[/bold]: {', '.join(names)}")
+
+
+def doctor(what: str | None = None, settings: Sequence[str] = ()) -> None:
+    """Print what this machine can do.
+
+    With an experiment, make its model and do one step on noise instead of data.
+    """
+    import importlib.util
+
+    import torch
+
+    console = Console()
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    lines = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "accelerator": str(accelerator.type)
+        if accelerator is not None
+        else "none; everything runs on the CPU",
+        "extras": ", ".join(
+            f"{name} {'yes' if importlib.util.find_spec(name) else 'no'}"
+            for name in ("sklearn", "matplotlib", "datasets", "transformers")
+        ),
+    }
+    if importlib.util.find_spec("torchvision") and accelerator is None:
+        lines["warning"] = (
+            "torchvision is installed; with a CPU build of torch it breaks imports of other "
+            "libraries: uninstall it"
+        )
+    for name, text in lines.items():
+        console.print(f"{name:12} {text}", highlight=False, soft_wrap=True)
+    if what is not None:
+        _try(what, settings, console)
+
+
+def _try(what: str, settings: Sequence[str], console: Console) -> None:
+    """Make an experiment's model, and do a few training steps on random documents of its shapes."""
+    from braid import recipes as known
+    from braid.data.dummy import dummy_batch
+    from braid.training.optimizer import make_optimizer
+
+    experiment = known.resolve(what, settings)
+    states = {}
+    for name, strand in experiment.strands.items():
+        modality = config.make_modality(name, strand)
+        modality.fit(["a dry run without data"])
+        states[name] = modality.state()
+    braid = config.build(experiment, states)
+    batch = dummy_batch(braid, experiment)
+    optimizer = make_optimizer(braid, experiment.train)
+    seconds: list[float] = []
+    loss = 0.0
+    for step in range(3):
+        began = time.monotonic()
+        losses = braid.loss(batch, step)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss = float(losses.total.detach())
+        seconds.append(time.monotonic() - began)
+    size = sum(p.numel() for p in braid.parameters())
+    speed = batch.size / min(seconds)
+    console.print(
+        f"{'experiment':12} {experiment.name}: {size:,} parameters, rule {experiment.rule}",
+        highlight=False,
+    )
+    for name, strand in braid.strands.items():
+        process = type(strand.process).__name__ if strand.process else "context only"
+        sampler = type(strand.sampler).__name__ if strand.sampler else "-"
+        console.print(
+            f"{'  ' + name:12} {process}, sampled by {sampler}, {strand.modality.space}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    memory = size * 4 * (4 + bool(experiment.train.ema))
+    console.print(
+        f"{'dry run':12} loss {loss:.3f}, {speed:,.0f} tokens/s, "
+        f"{memory / 2**20:,.0f} MiB of weights, gradients and optimiser",
+        highlight=False,
+    )
+
+
+def print_numbers(numbers: Numbers, console: Console | None = None) -> None:
+    """Print numbers under their names."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, value in numbers.items():
+        table.add_row(
+            name,
+            f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value),
+        )
+    (console or Console()).print(table)
+
+
+def print_comparison(results: dict[str, Numbers]) -> None:
+    """Print one column a paradigm."""
+    table = Table(box=None)
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    for row in dict.fromkeys(
+        k for numbers in results.values() for k in numbers if not k.endswith("_note")
+    ):
+        cells = [numbers.get(row) for numbers in results.values()]
+        table.add_row(
+            row,
+            *(f"{v:.4g}" if isinstance(v, float) else "-" if v is None else str(v) for v in cells),
+        )
+    Console(width=200 if len(results) > 4 else None).print(table)

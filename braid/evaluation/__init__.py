@@ -1,0 +1,37 @@
+"""Evaluation: suites of measurements, and pages that show them. To add a suite.
+
+A file, and a line in SUITES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from braid.config import EvaluateConfig, Experiment
+from braid.data.sources import Source
+from braid.errors import unknown
+from braid.evaluation.digits import digits
+from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.pairs import pairs
+from braid.pipeline import Pipeline
+
+Suite = Callable[[Pipeline, Source, EvaluateConfig, int], Evaluation]
+
+SUITES: dict[str, Suite] = {"digits": digits, "pairs": pairs}
+
+
+def suite(name: str) -> Suite:
+    """Return a suite by name."""
+    if name not in SUITES:
+        raise unknown("evaluation suite", name, SUITES)
+    return SUITES[name]
+
+
+def run_suite(
+    pipe: Pipeline, experiment: Experiment, held_out: Source, seed: int = 0
+) -> Evaluation:
+    """Measure a model on held-out data with its experiment's suite."""
+    return suite(experiment.evaluate.suite)(pipe, held_out, experiment.evaluate, seed)
+
+
+__all__ = ["SUITES", "Evaluation", "run_suite", "suite"]

@@ -1,0 +1,29 @@
+"""What an evaluation returns: plain numbers under plain names, and pictures to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from braid.pipeline import Parts
+
+Number = float | int | str | None
+
+
+@dataclass
+class Evaluation:
+    """Result of a suite.
+
+    Attributes:
+        numbers: name -> number; None where the model cannot do it, with the reason under
+            "name_note".
+        panels: title -> rows of (caption, picture) to show.
+        trajectory: a generation with its frames, and the number of the part that was generated.
+    """
+
+    numbers: dict[str, Number] = field(default_factory=dict)
+    panels: dict[str, list[list[tuple[str, Image.Image]]]] = field(default_factory=dict)
+    trajectory: tuple[Parts, int] | None = None

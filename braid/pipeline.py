@@ -1,0 +1,492 @@
+"""Known parts in, filled parts out: the library's front door for using a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from braid import config, storage
+from braid.braid import Braid
+from braid.config import Experiment
+from braid.device import choose
+from braid.errors import BraidError
+from braid.generation import Frame, Known, Nats, Opening, generate, nats
+from braid.layout import Document, Span, pack
+from braid.modalities import Modality
+from braid.randomness import derive
+from braid.samplers import SAMPLERS, Sampler, check
+
+
+@dataclass(frozen=True)
+class Part:
+    """Raw data of a named modality, where its kind alone does not say which, as with a label."""
+
+    modality: str
+    raw: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Hole:
+    """A part to generate.
+
+    Attributes:
+        modality: name of the strand that fills it.
+        shape: its shape in tokens: (rows, columns) for a picture, at most so many tokens for text;
+            None is the trained size.
+        draft: raw data to hold or to refine.
+        keep: bool mask of what is held of the draft, in tokens or in pixels of the picture.
+        start: 0 generates from noise; above it, the draft is noised up to this time and refined
+            from there.
+    """
+
+    modality: str
+    shape: int | tuple[int, ...] | None = None
+    draft: Any = None
+    keep: Any = None
+    start: float = 0.0
+
+
+class Parts(list):
+    """The parts of a finished document, raw, holes filled.
+
+    Attributes:
+        calls: network calls that all holes took.
+        stopped: the callback interrupted the generation.
+        trajectory: a `Frame` of each network call where it was asked for (tokens with a leading
+            axis of 1).
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        calls: int = 0,
+        stopped: bool = False,
+        trajectory: Sequence[Frame] = (),
+    ) -> None:
+        super().__init__(parts)
+        self.calls, self.stopped, self.trajectory = calls, stopped, list(trajectory)
+
+
+Callback = Callable[[int, Any, Any], bool | None]
+"""(network call, state, belief) as tokens [rows, n, ...]; returning False interrupts."""
+
+
+@dataclass
+class Pipeline:
+    """A model with all that is needed to use it.
+
+    Attributes:
+        braid: the model.
+        experiment: what it was made from.
+    """
+
+    braid: Braid
+    experiment: Experiment
+    _known: dict[str, Modality] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.braid.eval()
+        self._known = {n: s.modality for n, s in self.braid.strands.items()}
+
+    def __call__(
+        self,
+        parts: Sequence[Any],
+        *,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        n: int | None = None,
+        sampler: Sampler | str | Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        trajectory: bool = False,
+    ) -> Any:
+        """Fill the holes of a document.
+
+        Args:
+            parts: strings, pictures, `Part`s and `Hole`s, in order.
+            steps: network calls per hole, for samplers that walk in steps; decoding token by token
+                makes one a token.
+            guidance: weight of the prediction against the one without the other parts; 1 is no
+                guidance.
+            temperature: of drawing symbols; 0 takes the most likely ones.
+            seed: fixes the result, whatever it is batched with.
+            n: number of results; None returns one without a list.
+            sampler: exchanges the sampler of every hole it suits.
+            callback: called at each network call.
+            trajectory: keep each network call's state and belief.
+
+        Returns:
+            `Parts`, or a list of n.
+        """
+        count = 1 if n is None else n
+        if count < 1:
+            raise BraidError(f"n {n} must be at least 1")
+        out = self.batch(
+            [parts] * count,
+            steps=steps,
+            guidance=guidance,
+            temperature=temperature,
+            seeds=[_seed(seed, i) for i in range(count)],
+            sampler=sampler,
+            callback=callback,
+            trajectory=trajectory,
+        )
+        return out[0] if n is None else out
+
+    def batch(
+        self,
+        documents: Sequence[Sequence[Any]],
+        *,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        temperature: float | None = None,
+        seeds: Sequence[int] | None = None,
+        sampler: Sampler | str | Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        trajectory: bool = False,
+        rows: int = 256,
+    ) -> list[Parts]:
+        """Fill the holes of many documents.
+
+        Those of the same form run together, at most `rows` at a time.
+        """
+        if not math.isfinite(guidance) or guidance < 0:
+            raise BraidError(
+                f"guidance {guidance} is out of range; use 0 or more (1 is no guidance)"
+            )
+        if steps is not None and steps < 1:
+            raise BraidError(f"steps {steps} must be at least 1")
+        if rows < 1:
+            raise BraidError(f"rows {rows} must be at least 1")
+        seeds = range(len(documents)) if seeds is None else seeds
+        if len(seeds) != len(documents):
+            raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
+        read = [self._read(d) for d in documents]
+        groups: dict[tuple, list[int]] = {}
+        for i, parts in enumerate(read):
+            groups.setdefault(tuple(_form(p) for p in parts), []).append(i)
+        out: list[Parts | None] = [None] * len(documents)
+        for members in groups.values():
+            for first in range(0, len(members), rows):
+                chunk = members[first : first + rows]
+                stacked = [_stack([read[i][k] for i in chunk]) for k in range(len(read[chunk[0]]))]
+                samplers = self._samplers(stacked, sampler, steps, temperature)
+                frames: list[Frame] = []
+                keys = torch.tensor([_root(seeds[i]) for i in chunk])
+                done = generate(
+                    self.braid,
+                    stacked,
+                    keys,
+                    samplers,
+                    guidance,
+                    _watch(callback, frames if trajectory else None),
+                )
+                for row, i in enumerate(chunk):
+                    raw = [
+                        self._raw(documents[i][k], p, done.tokens[k], row)
+                        for k, p in enumerate(stacked)
+                    ]
+                    mine = [
+                        dataclasses.replace(
+                            f, state=f.state[row : row + 1], belief=f.belief[row : row + 1]
+                        )
+                        for f in frames
+                    ]
+                    out[i] = Parts(raw, done.calls, done.stopped, mine)
+        return [p for p in out if p is not None]
+
+    def score(self, parts: Sequence[Any], times: int = 16, seed: int = 0) -> list[Nats]:
+        """Return each part's negative log-likelihood given the parts before it, in nats.
+
+        It says whether it is exact or a bound.
+
+        Parts of read-only modalities are left out.
+        """
+        out = []
+        for end in range(1, len(self.spans(parts)) + 1):
+            # as in training, a learned part ends its document
+            *given, last = self.spans(parts[:end])
+            if self.braid.strand(last.modality).process is not None:
+                document = [*(dataclasses.replace(s, target=False) for s in given), last]
+                out.append(nats(self.braid, [document], times, seed))
+        return out
+
+    @torch.no_grad()
+    def embed(self, parts: Sequence[Any]) -> Tensor:
+        """Return the mean hidden vector of the parts, [D]."""
+        document: Document = [dataclasses.replace(s, target=False) for s in self.spans(parts)]
+        batch = pack([[document]], self.braid.placements, twins=False).to(self.braid.device)
+        hidden = self.braid.hidden(
+            batch.tokens,
+            {k: torch.ones(len(x), device=x.device) for k, x in batch.tokens.items()},
+            batch.layout,
+        )
+        return hidden[0].mean(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a folder of safetensors and JSON that `braid.load` reads."""
+        states = {n: m.state() for n, m in self._known.items()}
+        storage.save(
+            Path(path),
+            {"model": dict(self.braid.state_dict())},
+            {"experiment": self.experiment.model_dump(mode="json"), "modalities": states},
+        )
+
+    def modality(self, raw: object) -> tuple[str, Any]:
+        """Return the modality that reads raw data, and the data."""
+        if isinstance(raw, Part):
+            self.braid.strand(raw.modality)
+            return raw.modality, raw.raw
+        for name, modality in self._known.items():
+            if modality.accepts(raw):
+                return name, raw
+        raise BraidError(
+            f"no modality of this model reads {type(raw).__name__} {raw!r:.40}; it has "
+            f"{', '.join(self._known)}: name one with braid.Part(modality, raw)"
+        )
+
+    def spans(self, parts: Sequence[Any]) -> list[Span]:
+        """Encode a document without holes.
+
+        Its last part stands on the canvas that a model learns to fill.
+        """
+        if not parts:
+            raise BraidError("give at least one part")
+        named = [self.modality(p) for p in parts]
+        after = [n for n, _ in named[1:]] + [None]
+        spans = []
+        for (name, raw), follows in zip(named, after, strict=True):
+            modality = self._known[name]
+            tokens = modality.encode(raw, follows)
+            if self.braid.strand(name).process is not None:
+                tokens = (
+                    modality.canvas(tokens, self.braid.strand(name).causal)
+                    if follows is None
+                    else tokens
+                )
+            spans.append(Span(name, tokens, shape=modality.span_shape(tokens)))
+        return spans
+
+    def _read(self, parts: Sequence[Any]) -> list[Known | Opening]:
+        """Encode one document; every mistake in it is found here, before the model runs."""
+        if isinstance(parts, str) or not any(isinstance(p, Hole) for p in parts):
+            raise BraidError(
+                'give a list of parts with at least one hole, such as ["a cat", '
+                'braid.Hole("image")]'
+            )
+        named = [(p.modality, p) if isinstance(p, Hole) else self.modality(p) for p in parts]
+        out: list[Known | Opening] = []
+        for i, (name, raw) in enumerate(named):
+            strand = self.braid.strand(name)
+            if isinstance(raw, Hole):
+                out.append(self._open(raw))
+            else:
+                follows = named[i + 1][0] if i + 1 < len(named) else None
+                tokens = strand.modality.encode(raw, follows)
+                out.append(Known(name, [tokens]))
+        return out
+
+    def _open(self, hole: Hole) -> Opening:
+        strand = self.braid.strand(hole.modality)
+        if strand.process is None or strand.sampler is None:
+            drawn = [n for n, s in self.braid.strands.items() if s.process is not None]
+            raise BraidError(
+                f"modality {hole.modality!r} is read only in this model; holes can be of "
+                f"{', '.join(drawn)}"
+            )
+        if not 0 <= hole.start < 1:
+            raise BraidError(
+                f"hole start {hole.start} is out of range; use 0 (from noise) up to (not "
+                "including) 1"
+            )
+        if (hole.start > 0 or hole.keep is not None) and hole.draft is None:
+            raise BraidError("a hole with `start` or `keep` needs a draft; give draft=...")
+        shape = strand.modality.hole_shape(hole.shape, strand.causal)
+        n = math.prod(shape)
+        block = strand.process.block(n)
+        if n % block:
+            raise BraidError(
+                f"a hole of {n} tokens of {hole.modality} is no multiple of the block {block}; "
+                f"use {n + -n % block}"
+            )
+        if hole.draft is None:
+            return Opening(hole.modality, shape)
+        draft = strand.modality.canvas(strand.modality.encode(hole.draft), strand.causal)
+        if len(draft) != n:
+            raise BraidError(
+                f"the draft has {len(draft)} tokens, the hole {n}; give the hole the draft's size"
+            )
+        keep = None if hole.keep is None else _mask(hole.keep, shape, hole.modality)
+        return Opening(
+            hole.modality, shape, draft[None], None if keep is None else keep[None], hole.start
+        )
+
+    def _samplers(
+        self,
+        parts: Sequence[Known | Opening],
+        sampler: Sampler | str | Mapping[str, Any] | None,
+        steps: int | None,
+        temperature: float | None,
+    ) -> dict[int, Sampler]:
+        """Return the sampler of each hole, with the options of this call."""
+        given = sampler
+        if given is not None and not isinstance(given, Sampler):
+            given = config.make(SAMPLERS, "sampler", _options(given))
+        out, used = {}, given is None
+        for i, part in enumerate(parts):
+            if isinstance(part, Known):
+                continue
+            strand = self.braid.strand(part.modality)
+            assert strand.process is not None and strand.sampler is not None, (
+                "checked when the hole was read"
+            )
+            chosen = strand.sampler
+            if given is not None and given.suits(strand.process):
+                chosen, used = given, True
+            wanted = {"steps": steps, "temperature": temperature, "start": part.start or None}
+            names = {f.name for f in dataclasses.fields(chosen)}
+            if part.start and "start" not in names:
+                raise BraidError(
+                    f"{part.modality!r} is generated token by token, so a draft of it cannot be "
+                    "refined; use start=0"
+                )
+            out[i] = dataclasses.replace(
+                chosen, **{k: v for k, v in wanted.items() if v is not None and k in names}
+            )
+        if not used and given is not None:
+            first = next(p for p in parts if isinstance(p, Opening))
+            process = self.braid.strand(first.modality).process
+            assert process is not None, "checked when the hole was read"
+            check(given, process)
+        return out
+
+    def _raw(self, given: object, part: Known | Opening, tokens: Tensor, row: int) -> Any:
+        """Return a part raw; a hole that an interruption left untouched stays a hole."""
+        if isinstance(part, Known):
+            return given.raw if isinstance(given, Part) else given
+        if not len(tokens):
+            return given
+        return self._known[part.modality].decode(tokens[row].cpu(), part.shape)
+
+
+def load(path: str | Path, device: str | None = None) -> Pipeline:
+    """Load a run directory, or a folder that `Pipeline.save` wrote; safetensors and JSON only.
+
+    A run directory gives the averaged weights of its newest checkpoint. The model runs on `device`,
+    or on this machine's
+    accelerator if it has one.
+    """
+    where = choose(device)
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BraidError(f"{str(path)!r} does not exist; give a run directory or a saved model")
+    if not (folder / "experiment.json").is_file():
+        raise BraidError(
+            f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
+        )
+    experiment = config.load(folder / "experiment.json")
+    braid = config.build(experiment, storage.read_json(folder / "modalities.json"))
+    weights = folder / "model.safetensors"
+    if weights.is_file():
+        storage.adopt(braid, storage.read_tensors(weights), str(weights))
+    else:
+        found = storage.steps(folder / "checkpoints")
+        if not found:
+            raise BraidError(
+                f"{str(path)!r} holds no checkpoint yet; train it first with the same command"
+            )
+        newest = found[-1][1]
+        tensors = storage.read_tensors(newest / "model.safetensors")
+        if experiment.train.ema:
+            tensors |= storage.read_tensors(newest / "ema.safetensors")
+        storage.adopt(braid, tensors, str(newest))
+    return Pipeline(braid.to(where), experiment)
+
+
+def _seed(seed: int, number: int) -> int:
+    """Return the seed of the n-th result of a call; the first is the call's own."""
+    if number == 0:
+        return seed
+    return int(derive(torch.tensor([_signed(seed)]), "result", number)[0])
+
+
+def _signed(seed: int) -> int:
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _root(seed: int) -> int:
+    return int(derive(torch.tensor([_signed(seed)]), "sample")[0])
+
+
+def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": sampler} if isinstance(sampler, str) else dict(sampler)
+
+
+def _form(part: Known | Opening) -> tuple:
+    """Return what parts must share to run together."""
+    if isinstance(part, Known):
+        return ("known", part.modality)
+    return ("hole", part.modality, part.shape, part.start, part.draft is None, part.keep is None)
+
+
+def _stack(parts: Sequence[Known | Opening]) -> Known | Opening:
+    first = parts[0]
+    if isinstance(first, Known):
+        return Known(first.modality, [p.tokens[0] for p in parts if isinstance(p, Known)])
+    holes = [p for p in parts if isinstance(p, Opening)]
+    draft = (
+        None if first.draft is None else torch.cat([h.draft for h in holes if h.draft is not None])
+    )
+    keep = None if first.keep is None else torch.cat([h.keep for h in holes if h.keep is not None])
+    return dataclasses.replace(first, draft=draft, keep=keep)
+
+
+def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:
+    """Return which tokens are held, [n].
+
+    A mask in pixels holds a token where it holds all its pixels.
+    """
+    mask = torch.from_numpy(np.asarray(keep)).bool()
+    if mask.shape == shape or mask.shape == (math.prod(shape),):
+        return mask.flatten()
+    if (
+        mask.ndim == 2
+        and len(shape) == 2
+        and not any(m % s for m, s in zip(mask.shape, shape, strict=True))
+    ):
+        p, q = mask.shape[0] // shape[0], mask.shape[1] // shape[1]
+        return mask.view(shape[0], p, shape[1], q).permute(0, 2, 1, 3).flatten(2).all(-1).flatten()
+    raise BraidError(
+        f"keep has shape {tuple(mask.shape)}; a hole of {name} takes {shape} tokens, or the "
+        "picture's pixels"
+    )
+
+
+def _watch(
+    callback: Callback | None, frames: list[Frame] | None
+) -> Callable[[Frame], bool | None] | None:
+    if callback is None and frames is None:
+        return None
+    calls = 0
+
+    def watch(frame: Frame) -> bool | None:
+        nonlocal calls
+        if frames is not None:
+            frames.append(
+                dataclasses.replace(
+                    frame, state=frame.state.cpu().clone(), belief=frame.belief.cpu().clone()
+                )
+            )
+        calls += 1
+        return callback(calls - 1, frame.state, frame.belief) if callback is not None else None
+
+    return watch
