@@ -30,13 +30,15 @@ def digits(paradigm: str | Paradigm = "fudoki") -> Experiment:
     if image and image["kind"] == "discrete_flow":
         image["errors"] = 0.15  # so that drafts can be refined
     tasks = {"text_to_image": 2.0, "image_to_text": 1.0} if draws else {"vision_to_text": 1.0}
-    if image and image["kind"] != "autoregressive":
+    causal = bool(image and image["kind"] == "autoregressive")
+    if image and not causal:
         tasks["infill_image"] = 1.0
     return Experiment(
         name="digits",
         strands=made,
         rule=p.rule,
-        transformer=TransformerConfig(width=96, depth=3, heads=4),
+        # token by token, 1500 pictures are learned by heart without dropout (Chameleon has it too)
+        transformer=TransformerConfig(width=96, depth=3, heads=4, dropout=0.1 if causal else 0.0),
         data=DataConfig(source="digits", tasks=tasks, drop=0.15),
         train=TrainConfig(
             steps=100_000, minutes=2.8, batch=128, learning_rate=3e-3, warmup=100, preview_every=400

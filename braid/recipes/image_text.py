@@ -37,7 +37,7 @@ def image_text(paradigm: str | Paradigm = "fudoki") -> Experiment:
         name="image-text",
         strands=made,
         rule=p.rule,
-        transformer=TransformerConfig(width=256, depth=6, heads=8),
+        transformer=TransformerConfig(width=192, depth=5, heads=6),
         data=DataConfig(
             source="files",
             tasks={"text_to_image": 2.0, "image_to_text": 1.0}
