@@ -215,6 +215,8 @@ class MetricPath(Path):
         distance: "cosine" normalises the rows first, so that d = (2 - 2 cos)^(power / 2); "ordinal"
             takes the rows as they are and divides by the diagonal of the box that holds them, so
             that d lies in [0, 1].
+        horizon: where a likelihood bound stops integrating and draws the symbols; every horizon gives
+            a bound, and late ones are loose, since beta grows without limit.
     """
 
     table: Tensor = field(repr=False)
@@ -222,7 +224,7 @@ class MetricPath(Path):
     c: float = 3.0
     power: float = 4
     distance: Literal["cosine", "ordinal"] = "cosine"
-    horizon: float = 0.99
+    horizon: float = 0.6
 
     def __post_init__(self) -> None:
         if self.table.ndim != 2 or not self.table.is_floating_point():
