@@ -131,15 +131,23 @@ class Braid(nn.Module):
         """Return the hidden vectors [B, L, D] behind `forward`."""
         B, L = layout.document.shape
         place = layout.position.flatten(0, 1)
-        x = None
+        x = next(self.parameters()).new_zeros(B * L, self.transformer.config.width)
+        condition = torch.zeros_like(x) if self.transformer.config.adaln else None
         for name, slots in layout.slots.items():
-            embedded = self.strands[name].embed(tokens[name], time[name], place[slots])
-            x = embedded.new_zeros(B * L, embedded.shape[-1]) if x is None else x
+            strand = self.strands[name]
+            embedded = strand.embed(tokens[name], time[name], place[slots])
             x = x.index_copy(0, slots, embedded.to(x.dtype))
-        assert x is not None, "a batch holds at least one token"
-        keys = None if dropout is None else Keys(dropout)
-        visible = rules.visible(self.rule, layout)
-        return self.transformer(x.view(B, L, -1), layout.position, visible, keys=keys)[0]
+            if condition is not None:
+                told = strand.condition(time[name]).to(x.dtype)
+                condition = condition.index_copy(0, slots, told)
+        hidden, _ = self.transformer(
+            x.view(B, L, -1),
+            layout.position,
+            rules.visible(self.rule, layout),
+            condition=None if condition is None else condition.view(B, L, -1),
+            keys=None if dropout is None else Keys(dropout),
+        )
+        return hidden
 
     def _before(self, hidden: Tensor, slots: Tensor, strand: Strand, layout: Layout) -> Tensor:
         """Return the hidden vectors that predict the tokens at `slots`.
@@ -163,10 +171,11 @@ class Braid(nn.Module):
             counts: modality -> number of targets to divide by, over all ranks and accumulated
                 batches; the batch's own if None.
         """
-        noised = self.corrupt(batch, rng)
+        seed = seed_of(rng)
+        noised = self.corrupt(batch, seed)
         dropout = None
         if self.training and self.transformer.config.dropout:
-            dropout = self._dropout_keys(batch, seed_of(rng))
+            dropout = self._dropout_keys(batch, seed)
         predictions = self(
             {n: x.noisy for n, x in noised.items()},
             {n: x.time for n, x in noised.items()},
@@ -179,12 +188,8 @@ class Braid(nn.Module):
             strand = self.strands[name]
             assert strand.process is not None, "only strands with a process predict"
             count = (own if counts is None else counts)[name].clamp(min=1)
-            value = (
-                torch.where(
-                    batch.target[name], strand.process.loss(prediction, noised[name]), 0.0
-                ).sum()
-                / count
-            )
+            each = strand.process.loss(prediction, noised[name])  # [N]
+            value = torch.where(batch.target[name], each, 0.0).sum() / count
             per_strand[name] = value.detach()
             total = total + strand.weight * value
         return Losses(total, per_strand, own)

@@ -126,6 +126,9 @@ ProcessOptions = Annotated[Options, _part(PROCESSES, "process")]
 SamplerOptions = Annotated[Options, _part(SAMPLERS, "sampler")]
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -201,7 +204,7 @@ class TrainConfig(_Model):
     """Learning rate at the end, as a share of the peak."""
     warmup: int = Field(default=50, ge=0)
     """Steps of linear warm-up."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decay of matrices; vectors are left alone."""
@@ -249,7 +252,7 @@ class Experiment(_Model):
     """Everything that fixes a run."""
 
     name: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     strands: dict[str, StrandConfig] = Field(min_length=1)
     rule: str
     transformer: TransformerConfig

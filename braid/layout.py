@@ -310,6 +310,11 @@ def pack(
     )
 
 
+def room(document: Document, placements: Mapping[str, Placement], twins: bool = True) -> int:
+    """Return how many tokens a document takes in a row, with its twins."""
+    return sum(len(piece.tokens) for piece in _pieces(document, placements, twins, {}))
+
+
 def fit(lengths: Sequence[int], length: int) -> list[list[int]]:
     """Assign items to rows of `length` by first fit in the given order.
 

@@ -408,6 +408,10 @@ def load(path: str | Path, device: str | None = None) -> Pipeline:
         tensors = storage.read_tensors(newest / "model.safetensors")
         if experiment.train.ema:
             tensors |= storage.read_tensors(newest / "ema.safetensors")
+            first = {p: n for n, p in braid.named_parameters()}  # tied weights are averaged once
+            for name, p in braid.named_parameters(remove_duplicate=False):
+                if first[p] in tensors:
+                    tensors[name] = tensors[first[p]]
         storage.adopt(braid, tensors, str(newest))
     return Pipeline(braid.to(where), experiment)
 

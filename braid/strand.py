@@ -90,9 +90,13 @@ class Strand(nn.Module):
         x = self.embedder(tokens) + self.kind
         if self.row is not None and self.column is not None:
             x = x + self.row[position[..., 1]] + self.column[position[..., 2]]
-        if self.clock is not None:
-            x = x + self.clock(_waves(time).to(self.clock.weight.dtype))
-        return x
+        return x if self.clock is None else x + self.condition(time).to(x.dtype)
+
+    def condition(self, time: Tensor) -> Tensor:
+        """Return what the model is told of the time, [..., D]; zero where it is told nothing."""
+        if self.clock is None:
+            return self.kind.new_zeros(*time.shape, len(self.kind))
+        return self.clock(_waves(time).to(self.kind.dtype))
 
     def read(self, hidden: Tensor) -> Tensor:
         """Predict from hidden vectors [..., D]; symbols as logits, vectors as vectors."""

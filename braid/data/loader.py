@@ -14,7 +14,7 @@ from torch import Tensor
 from braid.braid import Braid
 from braid.data.sources import Checked, Source
 from braid.data.tasks import Documents, Encoded
-from braid.layout import Batch, Document, fit, pack
+from braid.layout import Batch, Document, fit, pack, room
 from braid.randomness import Keys, derive
 
 
@@ -76,7 +76,8 @@ class Loader:
         if self.row is None:
             rows = [[j] for j in range(size)]
         else:
-            rows = fit([sum(len(s) for s in d) for d in made], self.row)
+            placements, twins = self.braid.placements, self.braid.rule.cacheable
+            rows = fit([room(d, placements, twins) for d in made], self.row)
         return pack(
             [[made[j] for j in row] for row in rows],
             self.braid.placements,

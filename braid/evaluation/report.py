@@ -115,7 +115,7 @@ def about(experiment: Experiment) -> dict[str, Any]:
         "rule": experiment.rule,
         "strands": kinds,
         "versions": versions(),
-        "machine": {"processors": os.cpu_count(), "platform": platform.platform()},
+        "machine": {"processors": os.cpu_count(), "platform": machine()},
     }
 
 
@@ -129,12 +129,15 @@ def versions() -> dict[str, str]:
     }
 
 
+def machine() -> str:
+    """Return the kind of machine."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def footer() -> Html:
     """Return with what and where a page was made."""
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return element(
-        "footer", f"{made}; {os.cpu_count()} processors, {platform.platform(terse=True)}"
-    )
+    return element("footer", f"{made}; {os.cpu_count()} processors, {machine()}")
 
 
 def _head(experiment: Experiment, numbers: Numbers) -> Html:

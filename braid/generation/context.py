@@ -139,7 +139,8 @@ class CachedContext(Context):
                 self.braid.rule, own.map(lambda f: f[:1]), seen.map(lambda f: f[:1])
             )
             visible = None if bool(visible.all()) else visible.expand(self.rows, -1, -1)
-        return self.braid.transformer(hidden, place.position, visible, self.past)
+        condition = strand.condition(time) if self.braid.transformer.config.adaln else None
+        return self.braid.transformer(hidden, place.position, visible, self.past, condition)
 
 
 @dataclass
@@ -167,15 +168,17 @@ class RereadContext(Context):
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Read everything, predict the tokens at hand."""
         now = _Chunk(name, x, time, place)
-        chunks = sorted(
-            [*self.chunks, now], key=lambda c: c.place.span
-        )  # stable: blocks of a span stay in order
-        at = sum(
-            c.tokens.shape[1] for c in chunks[: next(i for i, c in enumerate(chunks) if c is now)]
-        )
+        # a stable sort: blocks of a span stay in order
+        chunks = sorted([*self.chunks, now], key=lambda c: c.place.span)
+        mine = next(i for i, c in enumerate(chunks) if c is now)
+        at = sum(c.tokens.shape[1] for c in chunks[:mine])
         hidden = torch.cat(
             [self.braid.strand(c.name).embed(c.tokens, c.time, c.place.position) for c in chunks], 1
         )
+        condition = None
+        if self.braid.transformer.config.adaln:
+            told = [self.braid.strand(c.name).condition(c.time) for c in chunks]
+            condition = torch.cat(told, 1)
         position = torch.cat([c.place.position for c in chunks], 1)
         # a number for each block, as in training: an earlier block of a span does not see a later
         # one
@@ -186,18 +189,20 @@ class RereadContext(Context):
             ]
         )
         columns = torch.arange(at, at + x.shape[1], device=x.device).expand(x.shape[:2])
-        if not bool(
-            (fields.document >= 0).all()
-        ):  # close the gaps, so that "the token before" is the column before
+        if not bool((fields.document >= 0).all()):
+            # close the gaps, so that "the token before" is the column before
             order = (fields.document < 0).to(torch.int8).argsort(dim=1, stable=True)
             hidden = hidden.gather(1, order[..., None].expand_as(hidden))
+            if condition is not None:
+                condition = condition.gather(1, order[..., None].expand_as(condition))
             position = position.gather(1, order[..., None].expand_as(position))
             fields = fields.map(lambda f: f.gather(1, order))
             columns = order.argsort(1).gather(1, columns)
         index = torch.arange(hidden.shape[1], device=x.device).expand(self.rows, -1)
         fields = Fields(fields.document, fields.span, index, fields.causal, fields.private)
-        first = rules.dense(self.braid.rule, fields, fields)
-        hidden, _ = self.braid.transformer(hidden, position, None if bool(first.all()) else first)
+        mask = rules.dense(self.braid.rule, fields, fields)
+        visible = None if bool(mask.all()) else mask
+        hidden, _ = self.braid.transformer(hidden, position, visible, condition=condition)
         return self._read(name, hidden, columns)
 
     def _read(self, name: str, hidden: Tensor, columns: Tensor) -> Tensor:

@@ -215,8 +215,8 @@ class MetricPath(Path):
         distance: "cosine" normalises the rows first, so that d = (2 - 2 cos)^(power / 2); "ordinal"
             takes the rows as they are and divides by the diagonal of the box that holds them, so
             that d lies in [0, 1].
-        horizon: where a likelihood bound stops integrating and draws the symbols; every horizon gives
-            a bound, and late ones are loose, since beta grows without limit.
+        horizon: where a likelihood bound stops integrating and draws the symbols; every horizon
+            gives a bound, and late ones are loose, since beta grows without limit.
     """
 
     table: Tensor = field(repr=False)

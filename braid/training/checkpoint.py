@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -59,6 +59,8 @@ def resume(
         return None
     path = found[-1][1]
     text = storage.read_json(path / "state.json")
+    if text.keys() != {f.name for f in fields(State)} | {"ema_updates"}:
+        raise BraidError(f"{str(path / 'state.json')!r} is damaged; use an earlier checkpoint")
     storage.adopt(model, storage.read_tensors(path / "model.safetensors"), str(path))
     average = storage.read_tensors(path / "ema.safetensors")
     if average.keys() != ema.average.keys():

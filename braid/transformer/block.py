@@ -74,6 +74,15 @@ class TransformerConfig:
                 f"transformer width {self.width}, depth {self.depth}, heads {self.heads}: each "
                 "must be at least 1"
             )
+        for name in ("key_heads", "head_width", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BraidError(f"transformer.{name} {value} must be at least 1, or none")
+        if min(self.rope_sections) < 0 or sum(self.rope_sections) < 1:
+            raise BraidError(
+                f"transformer.rope_sections {self.rope_sections}: give no negative weight, and at "
+                "least one above 0"
+            )
         if self.head_width is None and self.width % self.heads:
             raise BraidError(
                 f"transformer.width {self.width} is not a multiple of transformer.heads "

@@ -1,0 +1,305 @@
+"""Training: the same run on any split into steps, restarts and micro-batches."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from braid import pipeline, storage
+from braid.config import Experiment
+from braid.data import Data
+from braid.data.sources import Examples
+from braid.data.synthetic import toy as toy_source
+from braid.errors import BraidError
+from braid.layout import Batch
+from braid.recipes import resolve
+from braid.training import Trainer
+from tests.laws import models
+
+SMALL = (*models.SMALL, "train.steps=6", "train.batch=8", "train.warmup=2")
+
+
+def experiment(*settings: str) -> Experiment:
+    """Return a toy experiment of six steps."""
+    return resolve("toy", [*SMALL, *settings])
+
+
+def trainer(out: Path, made: Experiment, data: Data | None = None) -> Trainer:
+    """Return a quiet trainer on the CPU."""
+    return Trainer(made, out, Console(file=io.StringIO()), "cpu", data)
+
+
+class Interrupted(Trainer):
+    """A trainer that is interrupted once, during a step."""
+
+    interrupt_at: int | None = 3
+
+    def step(self, batches: list[Batch]) -> tuple:
+        """Do a step; Ctrl-C comes in the middle of one."""
+        if self.state.step + 1 == self.interrupt_at:
+            self.interrupt_at = None
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(batches)
+
+
+def newest(out: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of the newest checkpoint: weights, average and optimiser."""
+    folder = storage.steps(out / "checkpoints")[-1][1]
+    files = {p.stem: storage.read_tensors(p) for p in folder.glob("*.safetensors")}
+    assert set(files) == {"model", "ema", "optimizer"}
+    return {f"{name}/{k}": t for name, tensors in files.items() for k, t in tensors.items()}
+
+
+def lines(out: Path) -> list[dict]:
+    """Return the lines of metrics.jsonl."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Claim that tensors are equal to the bit."""
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+@pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
+def test_an_interrupted_run_ends_with_the_same_bits(paradigm, tmp_path):
+    made = experiment(f"paradigm={paradigm}")
+    trainer(tmp_path / "whole", made).run()
+    first = Interrupted(made, tmp_path / "parts", Console(file=io.StringIO()), "cpu")
+    first.run()
+    assert first.stopped
+    assert first.state.step == 3
+    second = trainer(tmp_path / "parts", made)
+    assert second.state.step == 3
+    second.run()
+    assert_same(newest(tmp_path / "whole"), newest(tmp_path / "parts"))
+
+
+def test_an_interrupted_trainer_goes_on_when_it_is_run_again(tmp_path):
+    made = experiment()
+    whole = trainer(tmp_path / "whole", made).run()
+    stopped = Interrupted(made, tmp_path / "parts", Console(file=io.StringIO()), "cpu")
+    stopped.run()
+    assert_same(dict(whole.state_dict()), dict(stopped.run().state_dict()))
+    assert not stopped.stopped
+
+
+def test_ctrl_c_is_left_as_it_was(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    Interrupted(experiment(), tmp_path, Console(file=io.StringIO()), "cpu").run()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = trainer(tmp_path, experiment()).run()
+    written = len(lines(tmp_path))
+    again = trainer(tmp_path, experiment())
+    assert again.progress == 1
+    assert_same(dict(first.state_dict()), dict(again.run().state_dict()))
+    assert len(lines(tmp_path)) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"{}"),
+        ("state.json", b"{"),
+        ("optimizer.safetensors", b"x"),
+        ("ema.safetensors", b""),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(name, content, tmp_path):
+    trainer(tmp_path, experiment("train.steps=1")).run()
+    (tmp_path / "checkpoints" / "step-1" / name).write_bytes(content)
+    with pytest.raises(BraidError, match=rf"{name}' is damaged.*; use an earlier checkpoint"):
+        trainer(tmp_path, experiment("train.steps=1"))
+
+
+def test_a_longer_budget_continues_a_run(tmp_path):
+    trainer(tmp_path, experiment()).run()
+    longer = trainer(tmp_path, experiment("train.steps=8"))
+    assert longer.state.step == 6
+    longer.run()
+    assert longer.state.step == 8
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "train.batch=4", "rule=spans", "data.drop=0.5"])
+def test_a_run_of_another_experiment_is_refused(setting, tmp_path):
+    trainer(tmp_path, experiment()).run()
+    with pytest.raises(BraidError, match="holds a run of another experiment"):
+        trainer(tmp_path, experiment(setting))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path):
+    a, b, c = (
+        trainer(tmp_path / str(i), experiment(f"seed={seed}")).run().state_dict()
+        for i, seed in enumerate([0, 0, 1])
+    )
+    assert_same(dict(a), dict(b))
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("paradigm", models.NAMES)
+def test_accumulating_gradients_changes_nothing(paradigm, tmp_path):
+    once, twice = (
+        trainer(tmp_path / str(n), experiment(f"paradigm={paradigm}", f"train.accumulate={n}"))
+        for n in (1, 2)
+    )
+    batches = [next(t.loader.steps(0, t.experiment.train.accumulate)) for t in (once, twice)]
+    assert [len(b) for b in batches] == [1, 2]
+    (a, norm_a), (b, norm_b) = once.step(batches[0]), twice.step(batches[1])
+    torch.testing.assert_close(a.total, b.total, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(norm_a, norm_b, rtol=1e-5, atol=1e-6)
+    assert a.counts == b.counts
+    torch.testing.assert_close(a.per_strand, b.per_strand, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("paradigm", models.NAMES)
+def test_packing_rows_changes_no_step(paradigm, tmp_path):
+    plain, packed = (
+        trainer(tmp_path / str(row), experiment(f"paradigm={paradigm}", f"data.row={row}"))
+        for row in ("null", 40)
+    )
+    (a,), (b,) = (next(t.loader.steps(0)) for t in (plain, packed))
+    assert len(b.layout.document) < len(a.layout.document)
+    torch.testing.assert_close(plain.step([a])[0].total, packed.step([b])[0].total)
+
+
+def test_accumulation_must_divide_the_batch(tmp_path):
+    with pytest.raises(BraidError, match="train.batch 8 is not a multiple of train.accumulate 3"):
+        trainer(tmp_path, experiment("train.accumulate=3"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_lost(value, tmp_path):
+    t = trainer(tmp_path, experiment())
+    (batch,) = next(t.loader.steps(0))
+    with torch.no_grad():
+        t.braid.strand("image").kind[0] = value
+    before = {n: p.clone() for n, p in t.braid.named_parameters()}
+    with pytest.raises(BraidError, match="the loss is nan .* at step 0; lower train.learning_rate"):
+        t.step([batch])
+    after = dict(t.braid.named_parameters())
+    assert all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
+
+
+def test_a_run_directory_holds_what_it_should(tmp_path):
+    trainer(tmp_path, experiment("train.save_every=2", "train.log_every=2")).run()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"experiment.json", "modalities.json", "metrics.jsonl", "checkpoints"} <= names
+    assert [n for n, _ in storage.steps(tmp_path / "checkpoints")] == [4, 6]  # the last two
+    assert [x["step"] for x in lines(tmp_path)] == [2, 4, 6]
+    assert [x["position"] for x in lines(tmp_path)] == [16, 32, 48]
+    assert all(x["train/image/loss"] > 0 and x["train/text/loss"] > 0 for x in lines(tmp_path))
+
+
+def test_the_experiment_of_a_run_directory_repeats_it(tmp_path):
+    for paradigm in models.NAMES:
+        made = experiment(f"paradigm={paradigm}", "train.steps=1")
+        first = trainer(tmp_path / paradigm / "a", made).run()
+        again = resolve(str(tmp_path / paradigm / "a" / "experiment.json"))
+        assert again == made
+        second = trainer(tmp_path / paradigm / "b", again).run()
+        assert_same(dict(first.state_dict()), dict(second.state_dict()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_run_directory_is_loaded_with_the_averaged_weights(tied, tmp_path):
+    t = trainer(tmp_path, experiment("paradigm=showo", f"strands.text.tied={tied}"))
+    trained = t.run()
+    assert_same(dict(pipeline.load(tmp_path).braid.state_dict()), dict(trained.state_dict()))
+    last = storage.read_tensors(tmp_path / "checkpoints" / "step-6" / "model.safetensors")
+    assert not all(torch.equal(last[n], p) for n, p in trained.named_parameters())
+
+
+def test_without_an_average_the_last_weights_are_used(tmp_path):
+    trainer(tmp_path, experiment("train.ema=0")).run()
+    last = storage.read_tensors(tmp_path / "checkpoints" / "step-6" / "model.safetensors")
+    assert_same(dict(pipeline.load(tmp_path).braid.state_dict()), last)
+
+
+def test_previews_change_nothing(tmp_path):
+    plain = trainer(tmp_path / "a", experiment()).run()
+    drawing = trainer(tmp_path / "b", experiment("train.preview_every=3")).run()
+    assert_same(dict(plain.state_dict()), dict(drawing.state_dict()))
+    assert {p.name for p in (tmp_path / "b" / "samples").iterdir()} == {"step-3.png", "step-6.png"}
+
+
+def data_with(images: list) -> Data:
+    """Return toy data with some pictures exchanged."""
+    good = toy_source(64, 0)
+    rows = [good[i] for i in range(64)]
+    columns = {f: [r[f] for r in rows] for f in good.fields}
+    columns["image"][: len(images)] = images
+    return Data(Examples("spoiled", columns), good)
+
+
+def test_unreadable_rows_are_skipped_counted_and_told(tmp_path):
+    made = experiment("data.bad_limit=0.5", "train.log_every=1", "train.batch=64")
+    t = trainer(tmp_path, made, data_with([b"no picture", b""]))
+    t.run()
+    assert lines(tmp_path)[-1]["skipped_rows"] == 2
+    assert "skipped spoiled row 0: image: not a readable picture" in t.console.file.getvalue()
+
+
+def test_too_many_unreadable_rows_stop_the_run(tmp_path):
+    made = experiment("data.bad_limit=0.01", "train.log_every=1", "train.batch=64")
+    with pytest.raises(BraidError, match="of 64 rows of 'spoiled' are bad .*raise data.bad_limit"):
+        trainer(tmp_path, made, data_with([b"no picture", b""])).run()
+
+
+def test_a_text_longer_than_the_row_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(BraidError, match=r"does not fit a row of 4; raise data\.row or shorten"):
+        trainer(tmp_path, experiment("data.row=4")).run()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BraidError, match="cannot write to .* choose another folder"):
+        trainer(tmp_path / "file" / "run", experiment())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.tasks={text_to_audio: 1}", "unknown modality 'audio'"),
+        ("data.tasks={image: 0}", "give at least one task a weight above 0"),
+        ("data.tasks={text: -1, image: 2}", "none a negative one"),
+        ("data.source=toys", "unknown data source 'toys'; did you mean 'toy'?"),
+        ("data.source=files", "data.path is not set"),
+    ],
+)
+def test_wrong_data_is_refused_before_any_work(setting, message, tmp_path):
+    with pytest.raises(BraidError) as e:
+        trainer(tmp_path, experiment(setting))
+    assert message in str(e.value)
+
+
+def test_a_causal_strand_has_no_infilling_task(tmp_path):
+    made = experiment("paradigm=chameleon", "data.tasks={infill_image: 1}")
+    with pytest.raises(BraidError, match="generated token by token and cannot look ahead"):
+        trainer(tmp_path, made)
+
+
+def test_what_is_only_read_cannot_be_a_target(tmp_path):
+    made = experiment("paradigm=llava", "data.tasks={text_to_vision: 1}")
+    with pytest.raises(BraidError, match="modality 'vision' is read only; it cannot be learned"):
+        trainer(tmp_path, made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paradigm", models.NAMES)
+def test_the_toy_is_learned(paradigm, tmp_path):
+    made = resolve("toy", [f"paradigm={paradigm}", "train.steps=150", "train.log_every=10"])
+    trainer(tmp_path, made).run()
+    for name in models.drawn(paradigm):
+        losses = [x[f"train/{name}/loss"] for x in lines(tmp_path) if f"train/{name}/loss" in x]
+        assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
