@@ -427,7 +427,7 @@ def print_numbers(numbers: Numbers, console: Console | None = None) -> None:
 def print_comparison(results: dict[str, Numbers]) -> None:
     """Print one column a paradigm."""
     table = Table(box=None)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in results:
         table.add_column(name, justify="right")
     for row in dict.fromkeys(

@@ -93,7 +93,7 @@ def describe(registry: Mapping[str, type], value: object) -> Options:
 
 def _describe_path(path: object) -> Options:
     if isinstance(path, dict):
-        return {"kind": "metric", **path}
+        return dict(path)  # a metric path that waits for its table
     if not isinstance(path, MixturePath):
         raise BraidError(
             "a metric path with a table of its own cannot be written into an experiment; let it "

@@ -22,7 +22,6 @@ ROWS = {
     "text_nats": "nats of a name",
     "image_nats": "nats of a picture",
     "calls_per_drawing": "network calls a drawing",
-    "seconds_per_drawing": "seconds a drawing, in a batch",
     "train_tokens": "tokens seen",
     "parameters": "parameters",
 }

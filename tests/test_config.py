@@ -223,3 +223,10 @@ def test_a_paradigm_of_ones_own_is_an_assignment():
     assert made.strands["image"].process["kind"] == "gaussian_flow"
     assert made.strands["image"].modality["continuous"] is True
     assert load(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_a_recipe_writes_down_the_processes_of_its_paradigm(name):
+    paradigm, experiment = PARADIGMS[name](), recipes.resolve("toy", [f"paradigm={name}"])
+    for modality, strand in experiment.strands.items():
+        assert config.make_process(strand) == paradigm.processes[modality]

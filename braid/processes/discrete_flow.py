@@ -76,8 +76,8 @@ class DiscreteFlow(Process):
         super().bind(modality)
         if isinstance(self.path, Path):
             return self
-        metric = {**modality.metric(), **self.path}
-        return replace(self, path=MetricPath(**metric))
+        options = {name: x for name, x in self.path.items() if name != "kind"}
+        return replace(self, path=MetricPath(**{**modality.metric(), **options}))
 
     @property
     def extra_symbols(self) -> int:  # type: ignore[override]
@@ -222,7 +222,7 @@ def _resolve(path: Path | str | Mapping[str, Any]) -> Path | dict[str, Any]:
             raise unknown(f"option of the {kind} path", name, known)
     if kind == "mixture":
         return MixturePath(**options)
-    return MetricPath(**options) if "table" in options else options
+    return MetricPath(**options) if "table" in options else {"kind": kind, **options}
 
 
 def _keys(time: Tensor) -> Keys:

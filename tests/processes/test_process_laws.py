@@ -407,3 +407,9 @@ def test_symbols_of_which_nothing_is_known_are_about_equally_far_apart():
         rows = torch.nn.functional.normalize(metric_table(size), dim=1)
         square = 2 - 2 * rows @ rows.T + 2 * torch.eye(size)
         assert (square > 0.8).all()
+
+
+def test_a_metric_path_that_waits_for_its_table_stays_one_when_an_option_changes():
+    flow = dataclasses.replace(DiscreteFlow(path={"kind": "metric", "c": 5.0}), early=3.0)
+    assert flow.path == {"kind": "metric", "c": 5.0}
+    assert DiscreteFlow(path=flow.path).path == flow.path
