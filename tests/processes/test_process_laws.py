@@ -1,5 +1,7 @@
 """Laws of the contract `Process`, over every process and every option that matters."""
 
+import dataclasses
+
 import pytest
 import torch
 from scipy import stats
