@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 
-from braid.data import sources
+from braid.data import records, tables
 from braid.data.sources import NUMERALS, Checked, Examples, Source, digits, open_source
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
@@ -236,7 +236,7 @@ def test_rows_beyond_the_end_raise_index_error(form, tmp_path):
 
 
 def test_large_parquet_is_mapped_from_the_cache_with_the_same_rows(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(tables, "MEMORY_BYTES", 0)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     source = open_source(list_of_parquet(tmp_path))
     assert [source[i]["image"]["bytes"] for i in range(3)] == PICTURES
@@ -316,7 +316,7 @@ def test_long_documents_are_cut_without_loss(mark, tmp_path):
     source = open_source(tmp_path / "d.txt")
     pieces = [source[i]["text"] for i in range(len(source))]
     assert mark.join(pieces) == text
-    assert max(map(len, pieces)) <= sources.PARAGRAPH
+    assert max(map(len, pieces)) <= records.PARAGRAPH
 
 
 def test_splits_are_named(tmp_path):

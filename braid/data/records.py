@@ -1,0 +1,227 @@
+"""Sources that are read row by row: CSV, JSON lines, text files, tars, folders of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from braid.data.rows import MEDIA, File, Row, Source, choose, filled, kind_of, not_unicode
+from braid.errors import BraidError
+
+PARAGRAPH = 1000
+"""Longest document that is cut out of a text file, in characters."""
+
+_Record = tuple[Path, "Row | BraidError"]
+"""The folder that paths are relative to, and a row by column, or why there is none."""
+
+
+def from_csv(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
+    """Open CSV or TSV files, whose first line names the columns."""
+    return _from_records(name, [r for file in files for r in _csv_records(file)], columns)
+
+
+def _csv_records(file: Path) -> Iterator[_Record]:
+    with _opened(file) as lines:
+        header = lines.readline()
+        lines.seek(0)
+        tabs = file.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
+        reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
+        try:
+            for row in reader:
+                row.pop(None, None)  # type: ignore[arg-type]  # cells beyond the header
+                yield file.parent, row
+        except csv.Error as e:
+            raise BraidError(
+                f"{str(file)!r} after line {reader.line_num}: {e}; quote cells as in a CSV file"
+            ) from e
+
+
+def from_jsonl(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
+    """Open files of one JSON object a line."""
+    return _from_records(name, [r for file in files for r in _json_records(file)], columns)
+
+
+def _json_records(file: Path) -> Iterator[_Record]:
+    with _opened(file) as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                row = BraidError("a line is not a JSON object; write one object a line")
+            yield file.parent, row
+
+
+def from_text(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
+    """Open text files; blank lines part documents."""
+    records: list[_Record] = []
+    for file in files:
+        with _opened(file) as lines:
+            whole = lines.read().replace("\r\n", "\n")
+        documents = (part.strip() for part in re.split(r"\n[^\S\n]*\n", whole))
+        pieces = (piece for document in documents for piece in _cut(document))
+        records += [(file.parent, {"text": piece}) for piece in pieces]
+    return _from_records(name, records, columns)
+
+
+def _cut(document: str) -> Iterator[str]:
+    """Cut a document at ends of lines, else between words, into pieces of at most PARAGRAPH."""
+    start, stop = 0, len(document)
+    while stop - start > PARAGRAPH:
+        least, most = start + PARAGRAPH // 2, start + PARAGRAPH
+        ends = (document.rfind(mark, least, most) for mark in ("\n", " "))
+        end = next((end for end in ends if end > 0), most)
+        yield document[start:end].strip()
+        start = end
+    if document[start:].strip():
+        yield document[start:].strip()
+
+
+def from_tar(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
+    """Open uncompressed tars of pictures or sounds and same-stem texts."""
+    members = []
+    for file in files:
+        try:
+            with tarfile.open(file, "r:") as tar:
+                found = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+        except (tarfile.TarError, OSError) as e:
+            raise BraidError(f"{str(file)!r} is no plain tar ({e}); pack it uncompressed") from e
+        members += [File(file, member, offset, size) for member, offset, size in found]
+    return _from_records(name, _paired(members), columns)
+
+
+def from_pictures(folder: Path, columns: Mapping[str, str] | None) -> Source:
+    """Open a folder of pictures or sounds, with or without captions."""
+    if (folder / "metadata.jsonl").is_file():
+        records = list(_json_records(folder / "metadata.jsonl"))
+    elif (folder / "metadata.csv").is_file():
+        records = list(_csv_records(folder / "metadata.csv"))
+    elif (folder / "captions.txt").is_file():
+        records = list(_caption_records(folder / "captions.txt"))
+    else:
+        files = [(f.relative_to(folder).as_posix(), f) for f in sorted(folder.rglob("*"))]
+        records = _paired([File(f, name) for name, f in files if f.is_file()])
+        if not records:
+            raise BraidError(
+                f"data path {str(folder)!r} holds neither pictures, sounds nor Parquet files; "
+                "give the folder that does"
+            )
+    return _from_records(folder.name, records, columns)
+
+
+def _caption_records(file: Path) -> Iterator[_Record]:
+    """Read lines "name, caption", parted by a tab or else the first comma; a header is optional."""
+    column = "text"
+    with _opened(file) as lines:
+        for number, line in enumerate(lines):
+            mark = "\t" if "\t" in line else ","
+            name, _, caption = (cell.strip() for cell in line.partition(mark))
+            if number == 0 and not PurePosixPath(name).suffix:
+                column = caption or column
+            elif name:
+                yield file.parent, {"file_name": name, column: caption.strip('"')}
+
+
+def _paired(files: Iterable[File]) -> list[_Record]:
+    """Join files of one stem to rows; folders that part the files are their labels."""
+    captions: dict[str, File] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for file in files:
+        path = PurePosixPath(file.name)
+        if any(part.startswith(".") for part in path.parts if part != "."):
+            continue  # thumbnails and the like
+        stem = f"{file.path if file.size >= 0 else ''}:{path.with_suffix('')}"  # tars stay apart
+        field = MEDIA.get(path.suffix.lower())
+        if path.suffix.lower() == ".txt":
+            captions[stem] = file
+        elif field is not None:
+            key = f"{stem}{path.suffix}" if field in rows.get(stem, {}) else stem
+            rows.setdefault(key, {"stem": stem, "label": path.parent.name})[field] = file
+    stems = [row.pop("stem") for row in rows.values()]
+    labels = {row["label"] for row in rows.values()}
+    for stem, row in zip(stems, rows.values(), strict=True):
+        if captions:
+            row["text"] = captions.get(stem)
+        if len(labels) < 2 or "" in labels:
+            del row["label"]
+    return [(Path(), row) for row in rows.values()]
+
+
+def _opened(file: Path) -> Any:
+    # what is no UTF-8 becomes a lone surrogate, for which its row alone is refused
+    return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _from_records(
+    name: str, records: Sequence[_Record], columns: Mapping[str, str] | None
+) -> Source:
+    filled(name, len(records))
+    kinds: dict[str, str] = {}
+    for _, row in records:
+        for column, value in row.items() if isinstance(row, dict) else ():
+            if column not in kinds or (kinds[column] == "other" and value not in (None, "")):
+                kinds[column] = kind_of(column, None if value == "" else value)
+    chosen = choose(name, kinds, columns)
+    files = {field for field, c in chosen.items() if kinds[c] in MEDIA.values()} - {"text"}
+    rows: list[Row | BraidError] = []
+    for folder, record in records:
+        if isinstance(record, BraidError):
+            rows.append(record)
+            continue
+        row = {field: record.get(column) for field, column in chosen.items()}
+        for field in files:
+            place = row[field]
+            if isinstance(place, str):
+                row[field] = File(folder / place, place) if place else None
+        rows.append(row)
+    return _Records(name, rows, tuple(chosen))
+
+
+class _Records(Source):
+    """Rows of plain values and of files that are read when asked for."""
+
+    def __init__(
+        self, name: str, rows: Sequence[Row | BraidError], fields: tuple[str, ...]
+    ) -> None:
+        self.name, self.fields, self._rows = name, fields, rows
+        labels = (row.get("label") for row in rows if isinstance(row, dict))
+        # a CSV file writes numbers as text
+        self._numbered = all(re.fullmatch(r"\d+|", x) for x in labels if isinstance(x, str))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> Row:
+        row = self._rows[i]
+        if isinstance(row, BraidError):
+            raise BraidError(str(row))
+        return {field: self._value(field, value) for field, value in row.items()}
+
+    def _value(self, field: str, value: Any) -> Any:
+        if isinstance(value, File):
+            data = value.read()
+            if field != "text":
+                return {"bytes": data}
+            value = data.decode("utf-8-sig", errors="surrogateescape").strip()
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as e:  # lone surrogates stand for what could not be read
+                raise not_unicode() from e
+        if field == "label" and self._numbered and isinstance(value, str):
+            return int(value) if value else None
+        return value
+
+    def describe(self, i: int) -> str:
+        row = self._rows[i]
+        values = row.values() if isinstance(row, dict) else ()
+        names = [value.name for value in values if isinstance(value, File)]
+        return f"{self.name} row {i}" + (f" ({names[0]})" if names else "")

@@ -1,0 +1,163 @@
+"""What every source shares: raw rows, files read on demand, and which column is which field."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+from braid.errors import BraidError, unknown
+
+Row = dict[str, Any]
+"""Field to raw value: a picture or sound as {"bytes": ...} or an array, a text, a label."""
+
+MEDIA = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"), "image"),
+    **dict.fromkeys((".pgm", ".ppm"), "image"),
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg"), "audio"),
+}
+_TEXT_COLUMNS = ("caption", "text", "prompt", "label", "label_name")
+
+
+class Source:
+    """Base of all sources: rows by number. Reads from several threads are safe.
+
+    Attributes:
+        name: short name for messages.
+        fields: what each row holds, such as ("image", "text"); a value that is absent is None.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> Row:
+        """Return the raw row; BraidError or OSError if this one row cannot be read."""
+        raise NotImplementedError
+
+    def describe(self, i: int) -> str:
+        """Return words by which a user finds the row."""
+        return f"{self.name} row {i}"
+
+
+class Examples(Source):
+    """Rows held in memory."""
+
+    def __init__(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Make a source of columns of equal length."""
+        lengths = {field: len(values) for field, values in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise BraidError(
+                f"{name}: columns have lengths {lengths}; give one value a row in each"
+            )
+        self.name, self.fields = name, tuple(columns)
+        self._columns = dict(columns)
+        self._length = filled(name, next(iter(lengths.values())))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Row:
+        return {field: values[i] for field, values in self._columns.items()}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is read when its row is: a whole one, or a member of a tar."""
+
+    path: Path
+    name: str
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """Return the bytes; BraidError if they cannot be read."""
+        try:
+            if not self.path.is_file():  # a device or a pipe could block for ever
+                raise FileNotFoundError(2, "no such file")
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except (OSError, ValueError) as e:
+            why = e.strerror if isinstance(e, OSError) else e
+            raise BraidError(f"file {self.name!r} cannot be read: {why}; restore it") from e
+
+
+def choose(
+    name: str, kinds: Mapping[str, str], columns: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Return field to column; `kinds` says of each column: image, audio, text, class or other."""
+    if columns:
+        alias = {"image": "file_name"} if "image" not in kinds and "file_name" in kinds else {}
+        chosen = {field: alias.get(column, column) for field, column in columns.items()}
+        for column in chosen.values():
+            if column not in kinds:
+                raise unknown("column", column, kinds)
+        return chosen
+    found = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+    hint = f'columns found: {found}; say which with columns, such as {{"text": "title"}}'
+    chosen = {}
+    for field in ("image", "audio"):
+        candidates = [column for column, kind in kinds.items() if kind == field]
+        if len(candidates) > 1:
+            raise BraidError(f"data {name!r} has {len(candidates)} columns of {field}; {hint}")
+        if candidates:
+            chosen[field] = candidates[0]
+    words = [column for column, kind in kinds.items() if kind in ("text", "class")]
+    text = next((column for column in _TEXT_COLUMNS if column in words), None)
+    if text is not None:
+        chosen["text"] = text
+    elif words or not chosen:
+        raise BraidError(f"data {name!r}: it is not plain which column is the text; {hint}")
+    return chosen
+
+
+def kind_of(column: str, value: object) -> str:
+    """Return the kind of a column, judging by a value; what ends like a file name is a file."""
+    if isinstance(value, str) and column not in _TEXT_COLUMNS:
+        return MEDIA.get(PurePosixPath(value).suffix.lower(), "text")
+    if isinstance(value, File):
+        return MEDIA.get(PurePosixPath(value.name).suffix.lower(), "text")
+    return "text" if isinstance(value, str) else "other"
+
+
+def which_part(path: str, split: str | None, parts: Sequence[str]) -> BraidError:
+    """Return the error of a split that is missing or unknown."""
+    if split is None:
+        return BraidError(f"{path!r} has the splits {', '.join(parts)}; name one with split")
+    if not parts:
+        return BraidError(f"data path {path!r} has no splits; leave out split {split!r}")
+    return unknown("split", split, parts)
+
+
+def filled(name: str, length: int) -> int:
+    """Return the length, which must not be 0."""
+    if length == 0:
+        raise BraidError(f"data {name!r} holds no rows; give data with at least one")
+    return length
+
+
+def unreadable(path: Path, error: Exception) -> BraidError:
+    """Return the error of a file or folder that is damaged."""
+    return BraidError(f"{str(path)!r} cannot be read: {error}; write it again or leave it out")
+
+
+def not_unicode() -> BraidError:
+    """Return the error of a text that is not valid Unicode."""
+    return BraidError("a text is not valid Unicode; save it as UTF-8")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a library that only some data needs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        library = module.split(".")[0].replace("sklearn", "scikit-learn")
+        raise BraidError(
+            f'{library} is not installed; run: pip install "braid-models[{extra}]"'
+        ) from e
