@@ -161,8 +161,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: pipe()([picture(size=(5, 4)), Hole("text")]),
         "the picture is 5x4, the model reads 4x4; resize it, or set the modality's `resize: true`",
     ),
-    "mode F": (lambda: pipe()([PIL.new("F", (4, 4)), Hole("text")]), "mode F is not supported"),
-    "mode CMYK": (lambda: pipe()([picture("CMYK"), Hole("text")]), "mode CMYK is not supported"),
     "floats": (lambda: pipe()([np.zeros((4, 4)), Hole("text")]), "expected a uint8 array"),
     "no picture": (lambda: pipe()([Part("image", b"GIF"), Hole("text")]), "not a readable picture"),
     "no bytes": (lambda: pipe()([Part("image", b""), Hole("text")]), "the picture is empty"),

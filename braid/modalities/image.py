@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as PIL
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from braid.errors import BraidError
 from braid.modalities.modality import Modality
+from braid.modalities.pictures import convert, fit_to, open_picture
+from braid.modalities.sounds import SUFFIXES
 from braid.spaces import Continuous, Discrete
-
-MOST_PIXELS = 64_000_000
-"""Largest picture that is decoded; checked in the header, before any memory is taken."""
-
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""What is decoded; some other formats would start programs."""
-
-_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
 
 
 class Image(Modality):
@@ -30,6 +23,9 @@ class Image(Modality):
 
     Discrete: patch * patch * channels symbols of `levels` levels each. Continuous: as many numbers
         in [-1, 1].
+
+    Attributes:
+        converted: how often a picture was converted, by what was done to it (see `convert`).
     """
 
     def __init__(
@@ -64,6 +60,7 @@ class Image(Modality):
         if not 2 <= levels <= 256:
             raise BraidError(f"image levels {levels} is out of range; use 2 to 256")
         self.name = self.field = name
+        self.converted: Counter[str] = Counter()
         self.height, self.width = height, width
         self.channels, self.patch, self.resize, self.continuous = (
             channels,
@@ -80,16 +77,16 @@ class Image(Modality):
 
     def accepts(self, raw: object) -> bool:
         """Accept PIL pictures, arrays of 2 or 3 axes, and paths."""
-        return isinstance(raw, PIL.Image | Path) or (
-            isinstance(raw, np.ndarray) and raw.ndim in (2, 3)
-        )
+        if isinstance(raw, Path):
+            return raw.suffix.lower() not in SUFFIXES
+        return isinstance(raw, PIL.Image) or (isinstance(raw, np.ndarray) and raw.ndim in (2, 3))
 
     def encode(self, raw: Any, following: str | None = None) -> Tensor:
         """Cut a picture into patches.
 
         Takes PIL, uint8 arrays, bytes of a file, a path, or a {"bytes": ...} cell.
         """
-        picture = self._fit(open_picture(raw, self.name))
+        picture = self.picture_of(raw)
         pixels = (
             torch.from_numpy(np.array(picture)).view(self.height, self.width, self.channels).long()
         )
@@ -100,6 +97,12 @@ class Image(Modality):
         if self.continuous:
             return tokens.float() * (2 / (self.depth - 1)) - 1
         return tokens if tokens.shape[1] > 1 else tokens[:, 0]
+
+    def picture_of(self, raw: Any) -> PIL.Image:
+        """Return a picture in the mode and size that the modality takes; count conversions."""
+        picture = open_picture(raw, self.name)
+        picture = convert(picture, self.channels, self.name, self._note)
+        return fit_to(picture, (self.width, self.height), self.resize, self.name)
 
     def decode(self, tokens: Tensor, shape: tuple[int, ...] | None = None) -> PIL.Image:
         """Return the picture of tokens [n, ...]; one that was interrupted ends in zeros."""
@@ -142,79 +145,6 @@ class Image(Modality):
             .reshape(rows * columns, -1)
         )
 
-    def _fit(self, picture: PIL.Image) -> PIL.Image:
-        """Convert the mode, and the size where `resize` allows."""
-        if picture.mode not in _MODES:
-            raise BraidError(
-                f"{self.name}: mode {picture.mode} is not supported; convert the picture to RGB "
-                "or L"
-            )
-        if picture.mode != ("L" if self.channels == 1 else "RGB"):
-            if picture.mode in ("P", "PA", "LA", "La", "RGBa"):
-                picture = picture.convert("RGBA")
-            if picture.mode == "RGBA":  # what shows through is white paper
-                picture = PIL.alpha_composite(PIL.new("RGBA", picture.size, "white"), picture)
-            picture = picture.convert("L" if self.channels == 1 else "RGB")
-        if picture.size == (self.width, self.height):
-            return picture
-        if not self.resize:
-            w, h = picture.size
-            raise BraidError(
-                f"{self.name}: the picture is {w}x{h}, the model reads "
-                f"{self.width}x{self.height}; resize it, or set the modality's `resize: true`"
-            )
-        scale = max(self.width / picture.width, self.height / picture.height)
-        size = (
-            max(self.width, round(picture.width * scale)),
-            max(self.height, round(picture.height * scale)),
-        )
-        picture = picture.resize(size, PIL.Resampling.LANCZOS)
-        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
-        return picture.crop((left, top, left + self.width, top + self.height))
-
-
-# noqa: ANN401 - pictures come in many forms
-def open_picture(raw: Any, name: str = "image") -> PIL.Image:
-    """Open and decode a picture.
-
-    Refuses what cannot be read, and sizes beyond MOST_PIXELS before decoding.
-
-    Raises:
-        BraidError: names what is wrong with the picture.
-    """
-    if isinstance(raw, dict):
-        raw = raw.get("bytes") or raw.get("path") or b""
-    if isinstance(raw, np.ndarray):
-        if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
-            raise BraidError(
-                f"{name}: expected a uint8 array [height, width] or [height, width, channels], "
-                f"got {raw.dtype} {raw.shape}"
-            )
-        return PIL.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
-    if isinstance(raw, str | Path):
-        if not Path(raw).is_file():
-            raise BraidError(f"{name}: {str(raw)!r} does not exist; give the path of a picture")
-        raw = Path(raw).read_bytes()
-    if isinstance(raw, bytes | bytearray):
-        if not raw:
-            raise BraidError(f"{name}: the picture is empty (0 bytes)")
-        try:
-            raw = PIL.open(io.BytesIO(raw), formats=FORMATS)
-        except PIL.DecompressionBombError as e:
-            raise BraidError(f"{name}: {e}; shrink the picture") from e
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError) as e:
-            raise BraidError(f"{name}: not a readable picture; save it again as PNG or JPEG") from e
-    if not isinstance(raw, PIL.Image):
-        raise BraidError(
-            f"{name}: expected a picture, its bytes or its path, got {type(raw).__name__}"
-        )
-    if raw.width * raw.height > MOST_PIXELS:
-        raise BraidError(
-            f"{name}: {raw.width}x{raw.height} pixels are more than {MOST_PIXELS}; shrink the "
-            "picture"
-        )
-    try:
-        raw.load()
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, RuntimeError) as e:
-        raise BraidError(f"{name}: the picture is truncated or damaged ({e}); save it again") from e
-    return raw
+    def _note(self, done: str) -> None:
+        """Count a conversion."""
+        self.converted[done] += 1

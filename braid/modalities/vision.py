@@ -60,6 +60,7 @@ class Vision(Modality):
         self.picture = Image(
             name, size=size, channels=channels, patch=patch, levels=256, resize=resize
         )
+        self.converted = self.picture.converted
         self.shape, self.grid = self.picture.shape, self.picture.grid
         window = patch + 2 * margin
         self.space = Continuous(
@@ -87,9 +88,7 @@ class Vision(Modality):
     @torch.no_grad()
     def encode(self, raw: Any, following: str | None = None) -> Tensor:
         """Return features [n, width]."""
-        from braid.modalities.image import open_picture
-
-        picture = self.picture._fit(open_picture(raw, self.name))
+        picture = self.picture.picture_of(raw)
         pixels = (
             torch.from_numpy(np.array(picture))
             .view(self.picture.height, self.picture.width, -1)

@@ -516,7 +516,7 @@ BAD = {
     "0 bytes": (b"", "x", "image: the picture is empty"),
     "text for a picture": (b"<html>not found</html>", "x", "image: not a readable picture"),
     "truncated": (png(7)[:-30], "x", "image: the picture is truncated or damaged"),
-    "CMYK": (png(7, mode="CMYK", form="JPEG"), "x", "image: mode CMYK is not supported"),
+    "NaN": (png(float("nan"), mode="F", form="TIFF"), "x", "image: grey values from nan to nan"),
     "size": (png(7, size=9), "x", "image: the picture is NxN, the model reads NxN"),
     "no picture": (None, "x", "image: the value is missing"),
     "no caption": (png(7), None, "text: the value is missing"),
