@@ -8,13 +8,17 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from braid.codec_cli import app as codec_app
+
 app = typer.Typer(
     name="braid",
-    help="One transformer that reads and writes text and pictures, each by its own process.",
+    help="One transformer that reads and writes text, pictures and sound, each by its own process.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(codec_app, name="codec")
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder or file to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="Fixes every random number.")]
@@ -64,12 +68,19 @@ def train(
 
 @app.command()
 def sample(
-    model: Annotated[str, typer.Argument(help="A run directory or a saved model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run directory, a saved model, or mini, which comes with the package; may be "
+            "left out for mini."
+        ),
+    ] = "mini",
     prompt: Annotated[str | None, typer.Argument(help="A text that is given.")] = None,
     to: Annotated[
-        str, typer.Option("--to", help="Modality to generate: text, image, ...")
+        str, typer.Option("--to", help="Modality to generate: text, image, audio, ...")
     ] = "image",
     image: Annotated[Path | None, typer.Option("--image", help="A picture that is given.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="Sound that is given.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps.")] = None,
     guidance: Annotated[
         float, typer.Option("--guidance", help="Weight of the condition; 1 is no guidance.")
@@ -90,7 +101,19 @@ def sample(
     from braid import commands
 
     for line in commands.sample(
-        model, prompt, to, image, steps, guidance, temperature, n, seed, out, trajectory, device
+        model,
+        prompt,
+        to,
+        image,
+        audio,
+        steps,
+        guidance,
+        temperature,
+        n,
+        seed,
+        out,
+        trajectory,
+        device,
     ):
         print(line)
 
@@ -103,7 +126,9 @@ def evaluate(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", help="digits or pairs; the experiment's own by default."),
+        typer.Option(
+            "--suite", help="digits, pairs, scenes, ...; the experiment's own by default."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     limit: Annotated[

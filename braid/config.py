@@ -17,7 +17,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -129,11 +129,13 @@ SamplerOptions = Annotated[Options, _part(SAMPLERS, "sampler")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """Base of what an experiment is made of: frozen, and strict about names."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class StrandConfig(_Model):
+class StrandConfig(Model):
     """One modality and its process."""
 
     modality: ModalityOptions
@@ -153,11 +155,11 @@ class StrandConfig(_Model):
         return self
 
 
-class DataConfig(_Model):
+class DataConfig(Model):
     """Where documents come from, and what is learned from them."""
 
     source: str = "digits"
-    """"digits" (scikit-learn's handwritten digits), "toy", or "files"."""
+    """"digits" (scikit-learn's handwritten digits), "scenes", "toy", or "files"."""
     path: str | list[str] | None = None
     """For "files".
 
@@ -172,19 +174,32 @@ class DataConfig(_Model):
     tasks: dict[str, float] = {"text_to_image": 1.0, "image_to_text": 1.0}
     """Task -> weight.
 
-    "A_to_B" (B given A), "B" alone, "A_with_B" (both learned, each at its own time),
-    "infill_B" (some tokens of B given, and all else)."""
+    "A_to_B" (B given A), "A_and_B_to_C", "B" alone, "A_with_B" (both learned, each at its own
+    time), "infill_B" (some tokens of B given, and all else), "talk_B" (B is a
+    conversation). A, B and C are modalities or names in `fields`."""
+    fields: dict[str, str] = {}
+    """Further column -> the modality that reads it, as {"question": "text"}."""
+    mix: dict[str, DataConfig] = {}
+    """Name -> data with tasks of its own, drawn by `weight`; of all else here only `row` counts."""
+    weight: float = Field(default=1.0, ge=0)
+    """Share of a mixture."""
+    partner: DataConfig | None = None
+    """Data from which each row gets the fields of a row that agrees with it in `on`."""
+    on: dict[str, str] = {}
+    """A field of this data -> the field of the partner that has to be equal."""
     drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents whose condition is left out, for guidance."""
     hold_out: float = Field(default=0.02, gt=0, lt=1)
     """Share of training data held out where there is no validation data."""
     bad_limit: float = Field(default=0.01, ge=0, le=1)
     """Largest share of unreadable rows; above it the run stops."""
+    match: tuple[str, str] | None = None
+    """Two fields whose embeddings are pulled together, such as ["text", "image"], for retrieval."""
     row: int | None = Field(default=None, ge=1)
     """Pack documents into rows of this many tokens; None gives each document a row."""
 
 
-class TrainConfig(_Model):
+class TrainConfig(Model):
     """How long and how to train."""
 
     steps: int = Field(default=1000, ge=1)
@@ -212,8 +227,16 @@ class TrainConfig(_Model):
     """Largest norm of the gradient."""
     ema: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the averaged weights that are used for sampling; 0 uses the last weights."""
+    match_every: int = Field(default=4, ge=1)
+    """Steps between steps that also match data.match."""
+    match_pairs: int = Field(default=64, ge=2)
+    """Pairs in such a step."""
+    match_weight: float = Field(default=0.2, ge=0)
+    """Factor of the matching loss."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass under autocast."""
+    start: str | None = None
+    """Run or saved model to start from: its tensors are taken where name and shape agree."""
     matmul: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products."""
     compile: bool = False
@@ -228,7 +251,7 @@ class TrainConfig(_Model):
     """Steps between drawn previews; 0 draws none."""
 
 
-class EvaluateConfig(_Model):
+class EvaluateConfig(Model):
     """How a model is evaluated."""
 
     suite: str = "pairs"
@@ -246,9 +269,13 @@ class EvaluateConfig(_Model):
     """Number of drawings at guidance 1 with 32 steps, for the Frechet distance."""
     limit: int | None = Field(default=None, ge=1)
     """Use only this many held-out examples."""
+    judge: str | None = None
+    """Folder of the classifier that judges drawings; one is trained and saved if it is missing."""
+    judge_seconds: float = Field(default=120.0, gt=0)
+    """How long such a classifier is trained."""
 
 
-class Experiment(_Model):
+class Experiment(Model):
     """Everything that fixes a run."""
 
     name: str
@@ -270,17 +297,39 @@ class Experiment(_Model):
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
+M = TypeVar("M", bound=Model)
+
+
 def load(value: Mapping[str, Any] | str | Path) -> Experiment:
     """Make an experiment from a mapping, or from a YAML or JSON file.
 
     Unknown keys are refused with the nearest valid name.
     """
+    return load_as(Experiment, value)
+
+
+def load_as(model: type[M], value: Mapping[str, Any] | str | Path) -> M:
+    """Make any kind of experiment, as `load` does."""
     if isinstance(value, str | Path):
         value = read(Path(value))
     try:
-        return Experiment.model_validate(dict(value))
+        return model.model_validate(dict(value))
     except ValidationError as e:
-        raise BraidError(_explain(e)) from e
+        raise BraidError(_explain(e, model)) from e
+
+
+def load_run(folder: Path) -> Experiment:
+    """Load the experiment of a run or a saved model.
+
+    Folders that lie beside it as STRAND-OPTION, such as a codec, take the place of the paths that
+    it was trained with.
+    """
+    tree = read(folder / "experiment.json")
+    for name, strand in tree.get("strands", {}).items():
+        for place in sorted(folder.glob(f"{name}-*")):
+            if place.is_dir():
+                strand["modality"][place.name.removeprefix(f"{name}-")] = str(place)
+    return load(tree)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -317,7 +366,7 @@ def _parse(text: str) -> Any:
     return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
 
 
-def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+def override(experiment: M, settings: Sequence[str]) -> M:
     """Return the experiment with `key.path=value` settings.
 
     Values are read as YAML, so 3, true, null and [1, 2] work.
@@ -345,7 +394,7 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
                     "whole first"
                 )
         open_ended = isinstance(node, dict) and (
-            "kind" in node or keys[-2:-1] in (["tasks"], ["columns"])
+            "kind" in node or keys[-2:-1] in (["tasks"], ["columns"], ["fields"], ["mix"])
         )
         if not isinstance(node, dict) or (keys[-1] not in node and not open_ended):
             raise _no_key(path, keys[-1], node)
@@ -354,7 +403,7 @@ def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
         except yaml.YAMLError as e:
             raise BraidError(f"override {setting!r}: {text!r} is not a YAML value; quote it") from e
         node[keys[-1]] = value
-    return load(tree)
+    return load_as(type(experiment), tree)
 
 
 def _no_key(path: str, key: str, node: object) -> BraidError:
@@ -365,7 +414,7 @@ def _no_key(path: str, key: str, node: object) -> BraidError:
     )
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[Model]) -> str:
     """Return the first problem of a validation error as one line."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(x) for x in first["loc"])
@@ -374,7 +423,7 @@ def _explain(error: ValidationError) -> str:
         return f"{where}: {cause}" if where else str(cause)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         close = difflib.get_close_matches(
-            str(first["loc"][-1]), _names_beside(first["loc"]), n=1, cutoff=0.4
+            str(first["loc"][-1]), _names_beside(first["loc"], model), n=1, cutoff=0.4
         )
         return f"unknown setting {where!r}; " + (
             f"did you mean {close[0]!r}?" if close else "remove it"
@@ -382,9 +431,9 @@ def _explain(error: ValidationError) -> str:
     return f"{where or 'experiment'}: {first['msg']}, got {str(first.get('input'))[:80]}"
 
 
-def _names_beside(loc: tuple[int | str, ...]) -> list[str]:
+def _names_beside(loc: tuple[int | str, ...], model: type[Model]) -> list[str]:
     """Return the valid names at the place of a wrong one."""
-    fields: dict[str, Any] = dict(Experiment.model_fields)
+    fields: dict[str, Any] = dict(model.model_fields)
     for key in loc[:-1]:
         if key in fields:
             kind = fields[str(key)].annotation

@@ -39,10 +39,14 @@ def writable(folder: Path) -> Path:
 
 
 def save(
-    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, Any]
+    folder: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, Any],
+    folders: Mapping[str, Path] | None = None,
 ) -> None:
-    """Write a folder of NAME.safetensors and NAME.json, all or nothing."""
-    names = {f"{n}.safetensors" for n in tensors} | {f"{n}.json" for n in texts}
+    """Write a folder of NAME.safetensors, NAME.json and copies of folders, all or nothing."""
+    folders = folders or {}
+    names = {f"{n}.safetensors" for n in tensors} | {f"{n}.json" for n in texts} | set(folders)
     if folder.is_dir() and {p.name for p in folder.iterdir()} - names:
         raise BraidError(
             f"cannot write {str(folder)!r}: it holds other files; choose another folder"
@@ -60,7 +64,9 @@ def save(
             (temporary / f"{name}.json").write_text(
                 json.dumps(value, indent=1) + "\n", encoding="utf-8"
             )
-        for path in temporary.iterdir():
+        for name, source in folders.items():
+            shutil.copytree(source, temporary / name)
+        for path in (p for p in temporary.rglob("*") if p.is_file()):
             with path.open("rb") as f:
                 os.fsync(f.fileno())
         if folder.exists():

@@ -65,8 +65,8 @@ class Strand(nn.Module):
             self.sampler = SAMPLERS[suitable(self.process)[0]]()
         if self.sampler is not None:
             check(self.sampler, self.process)
-        self.embedder = modality.space.embedder(width, self.process.extra_symbols, modality.alike())
-        self.head = modality.space.head(width)
+        self.embedder = modality.embedder(width, self.process.extra_symbols)
+        self.head = modality.head(width)
         if tied:
             _tie(self.embedder, self.head, modality.name)
         self.clock = nn.Linear(2 * _FREQUENCIES, width) if self.process.timed else None

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from braid.errors import BraidError
 from braid.spaces import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+
+class Tokens(NamedTuple):
+    """Clean tokens [n, ...] and the shape of their span."""
+
+    values: Tensor
+    shape: tuple[int, ...]
 
 
 class Modality:
@@ -27,6 +35,8 @@ class Modality:
         limit: bound on the absolute value of continuous data, or None.
         levels: number of equidistant values in [-limit, limit] that continuous data takes, or None.
         generated: it can be written, not only read.
+        lossless: data that its tokens stand for comes back bit for bit.
+        closes: its tokens depend on what follows, as a text's closing symbol does.
     """
 
     name: str
@@ -37,6 +47,8 @@ class Modality:
     limit: float | None = None
     levels: int | None = None
     generated: bool = True
+    lossless: bool = True
+    closes: bool = False
 
     def accepts(self, raw: object) -> bool:
         """Return whether raw data is plainly of this modality, as a string is text."""
@@ -51,9 +63,19 @@ class Modality:
     def encode(self, raw: Any, following: str | None = None) -> Tensor:
         """Turn raw data into clean tokens [n, ...].
 
+        A modality of many shapes gives the leading axes of the span, such as [rows, columns, ...].
         `following` names the modality of the next span, None at the end.
         """
         raise NotImplementedError
+
+    def tokenise(self, raw: Any, following: str | None = None) -> Tokens:
+        """Return the tokens of raw data, flat, and the shape of their span."""
+        tokens = self.encode(raw, following)
+        extra = tokens.ndim - len(self.space.shape(0))
+        if extra:
+            shape = tuple(tokens.shape[: extra + 1])
+            return Tokens(tokens.flatten(0, extra), shape)
+        return Tokens(tokens, self.span_shape(tokens))
 
     def decode(self, tokens: Tensor, shape: tuple[int, ...]) -> Any:
         """Turn tokens [n, ...] back into raw data."""
@@ -112,6 +134,21 @@ class Modality:
         Their embeddings start with this covariance.
         """
         return None
+
+    def embedder(self, width: int, extra: int = 0) -> nn.Module:
+        """Return the way of tokens into a model of this width."""
+        return self.space.embedder(width, extra, self.alike())
+
+    def head(self, width: int) -> nn.Module:
+        """Return the way from hidden vectors to predictions."""
+        return self.space.head(width)
+
+    def folders(self) -> dict[str, Path]:
+        """Return folders that a saved model has to hold: the option that names each, and its path.
+
+        They lie beside the model, which reads them from there wherever it is moved.
+        """
+        return {}
 
     def state(self) -> dict[str, Any]:
         """Return what `fit` learned, as JSON."""

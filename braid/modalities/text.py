@@ -30,6 +30,8 @@ class Text(Modality):
     that are filled in parallel are padded with `<end>` to a multiple of `length`.
     """
 
+    closes = True
+
     def __init__(
         self,
         name: str = "text",
