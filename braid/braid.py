@@ -194,6 +194,30 @@ class Braid(nn.Module):
             total = total + strand.weight * value
         return Losses(total, per_strand, own)
 
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the mean hidden vector of each row's clean tokens, [B, D]."""
+        clean = {n: torch.ones(len(x), device=x.device) for n, x in batch.tokens.items()}
+        hidden = self.hidden(batch.tokens, clean, batch.layout)
+        used = (batch.layout.document >= 0)[..., None]
+        return torch.where(used, hidden, 0).sum(1) / used.sum(1)
+
+    def match_loss(self, a: Batch, b: Batch, same: Tensor, temperature: float = 0.07) -> Tensor:
+        """Return the contrastive loss of rows that belong together (arXiv:2103.00020, fig. 3).
+
+        Args:
+            a: one document a row.
+            b: what belongs to each of them, in the same order.
+            same: [B, B] bool, pairs that are no negatives, such as two equal captions.
+            temperature: of the softmax over cosines.
+        """
+        x, y = (nn.functional.normalize(self.embed(batch).float(), dim=-1) for batch in (a, b))
+        row = torch.arange(len(x), device=x.device)
+        logits = (x @ y.T / temperature).masked_fill(
+            same.to(x.device) & (row[:, None] != row), -torch.inf
+        )
+        ways = (nn.functional.cross_entropy(way, row) for way in (logits, logits.T))
+        return sum(ways, torch.zeros((), device=x.device)) / 2
+
     def _dropout_keys(self, batch: Batch, seed: int) -> Tensor:
         keys = torch.zeros(
             batch.layout.document.numel(), dtype=torch.int64, device=batch.layout.document.device

@@ -225,12 +225,7 @@ class Pipeline:
         """Return the mean hidden vector of the parts, [D]."""
         document: Document = [dataclasses.replace(s, target=False) for s in self.spans(parts)]
         batch = pack([[document]], self.braid.placements, twins=False).to(self.braid.device)
-        hidden = self.braid.hidden(
-            batch.tokens,
-            {k: torch.ones(len(x), device=x.device) for k, x in batch.tokens.items()},
-            batch.layout,
-        )
-        return hidden[0].mean(0)
+        return self.braid.embed(batch)[0]
 
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of safetensors and JSON that `braid.load` reads."""
@@ -239,6 +234,7 @@ class Pipeline:
             Path(path),
             {"model": dict(self.braid.state_dict())},
             {"experiment": self.experiment.model_dump(mode="json"), "modalities": states},
+            {f"{n}-{o}": f for n, m in self._known.items() for o, f in m.folders().items()},
         )
 
     def modality(self, raw: object) -> tuple[str, Any]:
@@ -266,14 +262,11 @@ class Pipeline:
         spans = []
         for (name, raw), follows in zip(named, after, strict=True):
             modality = self._known[name]
-            tokens = modality.encode(raw, follows)
-            if self.braid.strand(name).process is not None:
-                tokens = (
-                    modality.canvas(tokens, self.braid.strand(name).causal)
-                    if follows is None
-                    else tokens
-                )
-            spans.append(Span(name, tokens, shape=modality.span_shape(tokens)))
+            tokens, shape = modality.tokenise(raw, follows)
+            if self.braid.strand(name).process is not None and follows is None:
+                padded = modality.canvas(tokens, self.braid.strand(name).causal)
+                tokens, shape = padded, shape if len(padded) == len(tokens) else (len(padded),)
+            spans.append(Span(name, tokens, shape=shape))
         return spans
 
     def _read(self, parts: Sequence[Any]) -> list[Known | Opening]:
@@ -291,8 +284,8 @@ class Pipeline:
                 out.append(self._open(raw))
             else:
                 follows = named[i + 1][0] if i + 1 < len(named) else None
-                tokens = strand.modality.encode(raw, follows)
-                out.append(Known(name, [tokens]))
+                tokens, shape = strand.modality.tokenise(raw, follows)
+                out.append(Known(name, [tokens], [shape]))
         return out
 
     def _open(self, hole: Hole) -> Opening:
@@ -320,7 +313,8 @@ class Pipeline:
             )
         if hole.draft is None:
             return Opening(hole.modality, shape)
-        draft = strand.modality.canvas(strand.modality.encode(hole.draft), strand.causal)
+        drafted = strand.modality.tokenise(hole.draft).values
+        draft = strand.modality.canvas(drafted, strand.causal)
         if len(draft) != n:
             raise BraidError(
                 f"the draft has {len(draft)} tokens, the hole {n}; give the hole the draft's size"
@@ -378,6 +372,22 @@ class Pipeline:
         return self._known[part.modality].decode(tokens[row].cpu(), part.shape)
 
 
+ASSETS = Path(__file__).parent / "assets"
+"""Models that come with the package."""
+
+
+def find(path: str | Path) -> Path:
+    """Return the folder of a model: a path, or the name of one that comes with the package."""
+    for folder in (Path(path), ASSETS / path):
+        if folder.is_dir():
+            return folder
+    built_in = sorted(p.parent.name for p in ASSETS.glob("*/experiment.json"))
+    raise BraidError(
+        f"{str(path)!r} does not exist; give a run directory or a saved model, or one that comes "
+        f"with the package: {', '.join(built_in) or 'none'}"
+    )
+
+
 def load(path: str | Path, device: str | None = None) -> Pipeline:
     """Load a run directory, or a folder that `Pipeline.save` wrote; safetensors and JSON only.
 
@@ -386,14 +396,12 @@ def load(path: str | Path, device: str | None = None) -> Pipeline:
     accelerator if it has one.
     """
     where = choose(device)
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BraidError(f"{str(path)!r} does not exist; give a run directory or a saved model")
+    folder = find(path)
     if not (folder / "experiment.json").is_file():
         raise BraidError(
             f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
         )
-    experiment = config.load(folder / "experiment.json")
+    experiment = config.load_run(folder)
     braid = config.build(experiment, storage.read_json(folder / "modalities.json"))
     weights = folder / "model.safetensors"
     if weights.is_file():
@@ -445,7 +453,9 @@ def _form(part: Known | Opening) -> tuple:
 def _stack(parts: Sequence[Known | Opening]) -> Known | Opening:
     first = parts[0]
     if isinstance(first, Known):
-        return Known(first.modality, [p.tokens[0] for p in parts if isinstance(p, Known)])
+        known = [p for p in parts if isinstance(p, Known)]
+        shapes = [s for p in known for s in p.shapes or ()]
+        return Known(first.modality, [p.tokens[0] for p in known], shapes)
     holes = [p for p in parts if isinstance(p, Opening)]
     draft = (
         None if first.draft is None else torch.cat([h.draft for h in holes if h.draft is not None])

@@ -2,41 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from braid.braid import Braid
 from braid.config import DataConfig, Experiment
+from braid.data.conversation import flatten
+from braid.data.loader import Stream
+from braid.data.paired import Paired
+from braid.data.scenes import scenes
 from braid.data.sources import Source, digits, open_source
 from braid.data.synthetic import toy
 from braid.data.tasks import Documents
 from braid.errors import BraidError, unknown
+from braid.modalities import Modality
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training examples and held-out ones."""
+    """Training examples and held-out ones.
+
+    Attributes:
+        train: raw training examples; of a mixture all of them, one source after the other.
+        held_out: held-out ones.
+        parts: name -> data of each source of a mixture; empty where there is only one.
+    """
 
     train: Source
     held_out: Source
+    parts: dict[str, Data] = field(default_factory=dict)
 
-    def column(self, modality: str, limit: int = 20_000) -> Iterator[Any]:
-        """Yield raw training values of a modality, at most `limit`; missing ones are left out."""
-        if modality not in self.train.fields:
+    def column(self, name: str, limit: int = 20_000) -> Iterator[Any]:
+        """Yield raw training values of a column, at most `limit`; missing ones are left out."""
+        sources = [d.train for d in self.parts.values()] or [self.train]
+        having = [s for s in sources if name in s.fields]
+        if not having:
             raise BraidError(
-                f"the data has no {modality!r}; it has {', '.join(self.train.fields)}: map a "
-                f"column with data.columns.{modality}"
+                f"the data has no {name!r}; it has {', '.join(self.train.fields)}: map a "
+                f"column with data.columns.{name}"
             )
-        for i in range(min(limit, len(self.train))):
-            try:
-                value = self.train[i].get(modality)
-            except (BraidError, OSError):
-                continue  # counted and named when the row is read for training
-            if value is not None:
-                yield value
+        for source in having:
+            for i in range(min(limit // len(having), len(source))):
+                try:
+                    value = source[i].get(name)
+                except (BraidError, OSError):
+                    continue  # counted and named when the row is read for training
+                if value is not None:
+                    yield value
+
+
+class Joined(Source):
+    """Sources one after the other; fields that one of them lacks are None.
+
+    Attributes:
+        parts: name -> source.
+    """
+
+    def __init__(self, parts: Mapping[str, Source]) -> None:
+        self.parts = dict(parts)
+        self.name = "+".join(parts)
+        self.fields = tuple(dict.fromkeys(f for s in parts.values() for f in s.fields))
+
+    def __len__(self) -> int:
+        return sum(len(s) for s in self.parts.values())
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        source, row = self._find(i)
+        return dict.fromkeys(self.fields) | source[row]
+
+    def describe(self, i: int) -> str:
+        """Name a row of its own source."""
+        source, row = self._find(i)
+        return source.describe(row)
+
+    def _find(self, i: int) -> tuple[Source, int]:
+        row = i
+        for source in self.parts.values():
+            if row < len(source):
+                return source, row
+            row -= len(source)
+        raise IndexError(f"row {i} of {self.name} is out of range 0..{len(self) - 1}")
 
 
 class Part(Source):
@@ -58,16 +106,28 @@ class Part(Source):
 
 
 def open_data(config: DataConfig, seed: int) -> Data:
-    """Open training and held-out data.
+    """Open training and held-out data, of a mixture all of its sources.
 
     Where there is no validation data, a seeded share of the rows is held out.
     """
-    if config.source == "digits":
-        return Data(digits("train"), digits("test"))
-    if config.source == "toy":
-        return Data(toy(256, seed), toy(64, seed + 1))
+    if config.mix:
+        parts = {name: open_data(part, seed) for name, part in config.mix.items()}
+        return Data(
+            Joined({n: d.train for n, d in parts.items()}),
+            Joined({n: d.held_out for n, d in parts.items()}),
+            parts,
+        )
+    if config.partner is not None:
+        alone = open_data(config.model_copy(update={"partner": None}), seed)
+        partner = open_data(config.partner, seed)
+        return Data(
+            Paired(alone.train, partner.train, config.on, seed),
+            Paired(alone.held_out, partner.held_out, config.on, seed),
+        )
+    if config.source in BUILT_IN:
+        return BUILT_IN[config.source](seed)
     if config.source != "files":
-        raise unknown("data source", config.source, ("digits", "toy", "files"))
+        raise unknown("data source", config.source, (*BUILT_IN, "files"))
     if config.path is None:
         raise BraidError("data.path is not set; add data.path=FILE_OR_FOLDER")
     train = open_source(config.path, config.columns, config.split)
@@ -81,22 +141,76 @@ def open_data(config: DataConfig, seed: int) -> Data:
     return Data(Part(train, sorted(order[held:])), Part(train, sorted(order[:held])))
 
 
-def documents_for(experiment: Experiment, braid: Braid, fields: Sequence[str]) -> Documents:
-    """Return the maker of an experiment's documents.
+BUILT_IN: dict[str, Callable[[int], Data]] = {
+    "digits": lambda seed: Data(digits("train"), digits("test")),
+    "toy": lambda seed: Data(toy(256, seed), toy(64, seed + 1)),
+    "scenes": lambda seed: Data(
+        scenes(SCENES, seed), Joined({s: scenes(1000, seed, s) for s in ("seen", "unseen")})
+    ),
+}
+"""Name -> data that needs no files, made from a seed."""
 
-    Refuses tasks whose modalities the data lacks.
+SCENES = 60_000
+"""Training scenes of a seed; any number can be made."""
+
+
+def streams_for(
+    experiment: Experiment, braid: Braid, data: Data, held_out: bool = False
+) -> list[Stream]:
+    """Return the streams of an experiment's data, each with the maker of its documents.
+
+    Refuses tasks whose fields the data lacks.
     """
-    modalities = {n: s.modality for n, s in braid.strands.items()}
+    config = experiment.data
+    parts = {n: (config.mix[n], d) for n, d in data.parts.items()} or {"": (config, data)}
+    return [
+        Stream(
+            (source := d.held_out if held_out else d.train),
+            documents_for(c, braid, source.fields),
+            c.weight,
+            c.match,
+        )
+        for c, d in parts.values()
+    ]
+
+
+def documents_for(config: DataConfig, braid: Braid, columns: Sequence[str]) -> Documents:
+    """Return the maker of documents of data with these columns."""
     documents = Documents(
-        experiment.data.tasks,
-        modalities,
+        config.tasks,
+        {n: s.modality for n, s in braid.strands.items()},
         {n: s.causal for n, s in braid.strands.items()},
-        experiment.data.drop,
+        config.drop,
+        config.fields,
+        config.match or (),
     )
-    for name, _ in documents.needs:
-        if modalities[name].field not in fields:
+    for name, _ in sorted(documents.needs, key=str):
+        column = documents.columns[name]
+        if column not in columns:
             raise BraidError(
-                f"a task needs {modalities[name].field!r}, the data has {', '.join(fields)}; map "
+                f"a task needs {column!r}, the data has {', '.join(columns)}; map "
                 "a column with data.columns, or change data.tasks"
             )
     return documents
+
+
+def texts_of(experiment: Experiment, data: Data, modality: Modality) -> Iterator[Any]:
+    """Yield the raw training values that a modality will read, to fit it on."""
+    configs = {n: experiment.data.mix[n] for n in data.parts} or {"": experiment.data}
+    for name, config in configs.items():
+        source = data.parts[name] if data.parts else data
+        extra = [f for f, m in config.fields.items() if m == modality.name]
+        for column in (modality.field, *extra):
+            if column in source.train.fields:
+                yield from source.column(column)
+        for column in (t.removeprefix("talk_") for t in config.tasks if t.startswith("talk_")):
+            for talk in source.column(column) if column in source.train.fields else ():
+                yield from _said(talk, modality.name)
+
+
+def _said(talk: Any, kind: str) -> list[Any]:
+    """Return the parts of a conversation that a modality reads."""
+    try:
+        return [raw for _, part, raw in flatten(talk) if part == kind]
+    except BraidError:
+        return []  # counted and named when the row is read for training

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from braid.data.cache import Cached
 from braid.data.checked import Checked
 from braid.data.records import (
     PARAGRAPH,
@@ -46,6 +47,8 @@ _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 def digits(split: str) -> Source:
     """Return scikit-learn's handwritten digits: image uint8 [8, 8], text ("seven"), label (7).
 
+    The field caption says "a handwritten seven".
+
     The split is fixed: "test" holds 297 of the 1797 rows, each digit in proportion (largest
     remainders), drawn digit by digit from numpy's `RandomState(0)`; "train" holds the other 1500.
     Rows keep the order of the original.
@@ -64,7 +67,9 @@ def digits(split: str) -> Source:
     keep = np.flatnonzero(test == (split == "test"))
     pictures = np.rint(data.images[keep] * 255 / 16).astype(np.uint8)  # levels 0..16
     known = [int(label) for label in labels[keep]]
-    columns = {"image": list(pictures), "text": [NUMERALS[n] for n in known], "label": known}
+    names = [NUMERALS[n] for n in known]
+    captions = [f"a handwritten {name}" for name in names]
+    columns = {"image": list(pictures), "text": names, "label": known, "caption": captions}
     return Examples(f"digits-{split}", columns)
 
 
@@ -79,7 +84,8 @@ def open_source(
         path: one or more files of a kind (.parquet, .arrow, .csv, .tsv, .jsonl, .txt, .tar); a
             folder of pictures with same-stem .txt files, or with a metadata.csv, metadata.jsonl or
             captions.txt that has a column file_name; a folder of Parquet files; a folder that
-            `datasets.save_to_disk` wrote; or else an id "owner/name" or "owner/name:config".
+            `datasets.save_to_disk` or `braid codec encode` wrote; or else an id "owner/name" or
+            "owner/name:config".
             Paths within CSV and JSONL files are relative to the file.
         columns: field to column, such as {"image": "picture", "text": "title"}. Otherwise the one
             column of pictures is "image", of sounds "audio", and "text" is the first of caption,
@@ -95,6 +101,8 @@ def open_source(
     files = [file for item in paths for file in _expand(item)]
     if not files:
         raise BraidError(f"data path {path!r} names no file; give at least one")
+    if len(files) == 1 and (files[0] / "cache.json").is_file():
+        return Cached(files[0])
     if len(files) == 1 and files[0].is_dir():
         return _from_folder(files[0], columns, split)
     if split is not None:

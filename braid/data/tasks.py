@@ -1,29 +1,34 @@
-"""Tasks: which modalities of an example are given, and which one is learned."""
+"""Tasks: which fields of an example are given, and which one is learned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from braid.data.conversation import Turn, turns
 from braid.errors import BraidError, unknown
 from braid.layout import Document, Span
-from braid.modalities import Modality
+from braid.modalities import Modality, Tokens
 from braid.randomness import Keys, derive, uniform
 
-Encoded = dict[tuple[str, str | None], Tensor]
-"""(modality, modality that follows it) -> tokens."""
+Need = tuple[str, str | None]
+"""(field, modality of the span that follows it); what follows decides how a text is closed."""
+
+Encoded = dict[Need, Any]
+"""Tokens of each need, or the turns of a conversation."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Learn `target`, given the modalities in `given`.
+    """Learn `target`, given the fields in `given`.
 
-    With `infill` a part of the target is given too; with `joint` the modalities in `given` are
-    learned as well, each at
-    its own time.
+    With `infill` a part of the target is given too; with `joint` the fields in `given` are learned
+    as well, each at its own time; with `talk` the target is a conversation, of which one of the
+    assistant's turns is learned.
     """
 
     name: str
@@ -31,29 +36,30 @@ class Task:
     target: str
     infill: bool = False
     joint: bool = False
+    talk: bool = False
 
-    @property
-    def needs(self) -> list[tuple[str, str | None]]:
-        """Return what has to be encoded: (modality, modality that follows)."""
+    def needs(self, modality_of: Mapping[str, str]) -> list[Need]:
+        """Return what has to be encoded: (field, modality that follows)."""
         order = [*self.given, self.target]
-        return list(zip(order, [*order[1:], None], strict=True))
+        return list(zip(order, [*(modality_of[f] for f in order[1:]), None], strict=True))
 
 
-def parse(name: str, modalities: Sequence[str]) -> Task:
+def parse(name: str, fields: Sequence[str]) -> Task:
     """Read a task's name.
 
-    "A_to_B", "A_and_B_to_C", "B", "A_with_B" (both learned), "infill_B" (given all else).
+    "A_to_B", "A_and_B_to_C", "B", "A_with_B" (both learned), "infill_B" (given all else),
+    "talk_B" (B is a conversation). A, B and C are fields: modalities, or names in data.fields.
     """
+    if name.startswith("talk_"):
+        return Task(name, (), name.removeprefix("talk_"), talk=True)
     infill = name.startswith("infill_")
     joint = "_with_" in name
     given_text, to, target = name.removeprefix("infill_").rpartition("_with_" if joint else "_to_")
     given = tuple(given_text.split("_and_")) if to else ()
-    if infill and not to:
-        given = tuple(m for m in modalities if m != target)
     for m in (*given, target):
-        if m not in modalities:
+        if m not in fields:
             raise BraidError(
-                f"task {name!r}: {unknown('modality', m, modalities)}; tasks are written "
+                f"task {name!r}: {unknown('field', m, fields)}; tasks are written "
                 "'text_to_image', 'image' or 'infill_image'"
             )
     return Task(name, given, target, infill, joint)
@@ -77,7 +83,11 @@ class Choice:
 
 
 class Documents:
-    """Turns encoded examples into documents of the mixed tasks."""
+    """Turns raw examples into documents of the mixed tasks.
+
+    Attributes:
+        columns: field -> column of the raw examples; several fields may read the same one.
+    """
 
     def __init__(
         self,
@@ -85,31 +95,97 @@ class Documents:
         modalities: Mapping[str, Modality],
         causal: Mapping[str, bool],
         drop: float,
+        fields: Mapping[str, str] | None = None,
+        match: Sequence[str] = (),
     ) -> None:
+        """Make the documents of an experiment.
+
+        Args:
+            tasks: task -> weight.
+            modalities: the model's.
+            causal: modality -> its tokens see only what came before.
+            drop: share of documents whose condition is left out.
+            fields: further fields -> the modality that reads them.
+            match: fields that are read alone, to embed them.
+        """
         if not tasks or min(tasks.values()) < 0 or sum(tasks.values()) <= 0:
             raise BraidError(
                 f"data.tasks {dict(tasks)}: give at least one task a weight above 0, and none a "
                 "negative one"
             )
-        self.tasks = [parse(name, list(modalities)) for name in tasks]
+        for field, name in (fields or {}).items():
+            if name not in modalities:
+                raise BraidError(f"data.fields.{field}: {unknown('modality', name, modalities)}")
+            if field in modalities:
+                raise BraidError(
+                    f"data.fields.{field}: {field!r} is a modality of the model, which reads its "
+                    "own column; give the further field another name"
+                )
+        self.modality_of = {**{m: m for m in modalities}, **(fields or {})}
+        self.columns = {m: modalities[m].field for m in modalities} | {f: f for f in fields or {}}
         self.weights = torch.tensor(list(tasks.values()), dtype=torch.float64).cumsum(0)
         self.modalities, self.causal, self.drop = modalities, causal, drop
+        self.tasks = [self._complete(parse(name, list(self.modality_of))) for name in tasks]
         for task in self.tasks:
-            for name in (task.target, *(task.given if task.joint else ())):
-                if not modalities[name].generated:
-                    raise BraidError(
-                        f"task {task.name!r}: modality {name!r} is read only; it cannot be learned"
-                    )
-            if task.infill and causal[task.target]:
+            self._check(task)
+        for field in match:
+            if field not in self.modality_of:
+                raise BraidError(f"data.match: {unknown('field', field, self.modality_of)}")
+        self.match = tuple(match)
+
+    def _complete(self, task: Task) -> Task:
+        """Give an infilling task without conditions all other modalities."""
+        if task.talk:
+            if task.target in self.modality_of:
                 raise BraidError(
-                    f"task {task.name!r}: modality {task.target!r} is generated token by token "
-                    "and cannot look ahead; drop the task"
+                    f"task {task.name!r}: {task.target!r} is read as "
+                    f"{self.modality_of[task.target]}; a conversation has a column of its own, as "
+                    "in 'talk_messages'"
                 )
+            self.columns.setdefault(task.target, task.target)
+        if not task.infill or task.given:
+            return task
+        return replace(task, given=tuple(m for m in self.modalities if m != task.target))
+
+    def _check(self, task: Task) -> None:
+        learned = () if task.talk else (task.target, *(task.given if task.joint else ()))
+        for name in (self.modality_of[field] for field in learned):
+            if not self.modalities[name].generated:
+                raise BraidError(
+                    f"task {task.name!r}: modality {name!r} is read only; it cannot be learned"
+                )
+        if task.infill and self.causal[self.modality_of[task.target]]:
+            raise BraidError(
+                f"task {task.name!r}: modality {task.target!r} is generated token by token "
+                "and cannot look ahead; drop the task"
+            )
 
     @property
-    def needs(self) -> set[tuple[str, str | None]]:
+    def needs(self) -> set[Need]:
         """Return everything that has to be encoded."""
-        return {need for task in self.tasks for need in task.needs}
+        alone: set[Need] = {(field, None) for field in self.match}
+        return alone | {need for task in self.tasks for need in self.needs_of(task)}
+
+    def needs_of(self, task: Task) -> list[Need]:
+        """Return what a task needs encoded, in the order of its document."""
+        return [(task.target, None)] if task.talk else task.needs(self.modality_of)
+
+    def encode(self, raw: Mapping[str, Any]) -> Encoded:
+        """Encode what the tasks need of a raw example."""
+        talks = {task.target for task in self.tasks if task.talk}
+        done: dict[tuple[str, str | None], Tokens] = {}
+        out: Encoded = {}
+        for field, after in sorted(self.needs, key=str):
+            value = raw[self.columns[field]]
+            if field in talks:
+                out[field, after] = turns(value, self.modalities)
+                continue
+            modality = self.modalities[self.modality_of[field]]
+            known = field, after if modality.closes else None
+            if known not in done:
+                done[known] = modality.tokenise(value, after)
+            out[field, after] = done[known]
+        return out
 
     def draw(self, keys: Tensor) -> list[Choice]:
         """Return what to learn from each of n examples, drawn from their keys [n]."""
@@ -129,19 +205,36 @@ class Documents:
     def make(self, choice: Choice, encoded: Encoded) -> Document:
         """Return a document of an example."""
         task, document = choice.task, []
-        for need in task.needs[:-1] if task.joint or not choice.dropped else []:
-            document.append(self._span(need[0], encoded[need], target=task.joint))
-        last = self._span(task.target, encoded[task.needs[-1]], target=True)
+        needs = self.needs_of(task)
+        if task.talk:
+            return self._talk(choice, encoded[needs[0]])
+        for need in needs[:-1] if task.joint or not choice.dropped else []:
+            document.append(self._span(self.modality_of[need[0]], encoded[need], task.joint))
+        last = self._span(self.modality_of[task.target], encoded[needs[-1]], target=True)
         if task.infill:
             last = replace(last, target=~kept(last.shape or (len(last),), choice))
         return [*document, last]
 
-    def _span(self, name: str, tokens: Tensor, target: bool) -> Span:
+    def context(self, field: str, encoded: Encoded) -> Span:
+        """Return a field alone, to embed it; it stands on its canvas, as `Pipeline.embed` does."""
+        span = self._span(self.modality_of[field], encoded[field, None], target=True)
+        return replace(span, target=False)
+
+    def _talk(self, choice: Choice, talk: Sequence[Turn]) -> Document:
+        """Return a conversation up to one of the assistant's parts, which is learned."""
+        said = [i for i, turn in enumerate(talk) if turn.learned]
+        last = said[min(int(choice.numbers[0] * len(said)), len(said) - 1)]
+        before = [] if choice.dropped else talk[:last]
+        document = [self._span(turn.modality, turn.given, target=False) for turn in before]
+        return [*document, self._span(talk[last].modality, talk[last].final, target=True)]
+
+    def _span(self, name: str, tokens: Tokens, target: bool) -> Span:
         """Return a span; what is learned stands on its canvas."""
-        modality = self.modalities[name]
+        values, shape = tokens
         if target:
-            tokens = modality.canvas(tokens, self.causal[name])
-        return Span(name, tokens, target, shape=modality.span_shape(tokens))
+            values = self.modalities[name].canvas(values, self.causal[name])
+            shape = shape if len(values) == len(tokens.values) else (len(values),)
+        return Span(name, values, target, shape=shape)
 
 
 def kept(shape: tuple[int, ...], choice: Choice) -> Tensor:

@@ -20,10 +20,17 @@ from braid.samplers import Sampler
 
 @dataclass(frozen=True)
 class Known:
-    """A part that is given: one run of tokens per row, of any length."""
+    """A part that is given: one run of tokens per row, of any length.
+
+    Attributes:
+        modality: name of the strand that reads it.
+        tokens: [n, ...] of each row.
+        shapes: shape of each row's span; None takes the modality's.
+    """
 
     modality: str
     tokens: list[Tensor]
+    shapes: list[tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,8 @@ class _Generation:
         position = torch.zeros(self.rows, n, 3, dtype=torch.int64)
         for b, t in enumerate(part.tokens):
             valid[b, : len(t)], tokens[b, : len(t)] = True, t.to(tokens.device)
-            position[b, : len(t)] = modality.positions(modality.span_shape(t))
+            shape = part.shapes[b] if part.shapes else modality.span_shape(t)
+            position[b, : len(t)] = modality.positions(shape)
         device = self.braid.device
         tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
         position[..., 0] += offset[:, None]

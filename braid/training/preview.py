@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from braid.braid import Braid
-from braid.data import Loader
+from braid.data import Loader, Task
 from braid.generation import Known, Opening, generate
+from braid.modalities import CodedImage
 from braid.modalities import Image as ImageModality
 from braid.randomness import Keys
 
@@ -22,20 +23,19 @@ def preview(
     Returns:
         the path of step-N.png, or None where no task draws.
     """
-    task = next(
-        (
-            t
-            for t in held_out.documents.tasks
-            if isinstance(braid.strand(t.target).modality, ImageModality) and not t.infill
-        ),
-        None,
-    )
-    if task is None:
+    found = _drawing_task(braid, held_out)
+    if found is None:
         return None
-    examples = [held_out.rows.get(i) for i in range(min(count, len(held_out.rows)))]
-    parts: list[Known | Opening] = [Known(n[0], [e[n] for e in examples]) for n in task.needs[:-1]]
-    modality = braid.strand(task.target).modality
-    parts.append(Opening(task.target, modality.shape))
+    number, task = found
+    documents, rows = held_out.streams[number].documents, held_out.rows[number]
+    target = documents.modality_of[task.target]
+    examples = [rows.get(i) for i in range(min(count, len(rows)))]
+    parts: list[Known | Opening] = [
+        Known(documents.modality_of[n[0]], [e[n].values for e in examples])
+        for n in documents.needs_of(task)[:-1]
+    ]
+    modality = braid.strand(target).modality
+    parts.append(Opening(target, modality.shape))
     training = braid.training
     braid.eval()
     drawn = generate(
@@ -48,6 +48,18 @@ def preview(
         path
     )
     return path
+
+
+def _drawing_task(braid: Braid, held_out: Loader) -> tuple[int, Task] | None:
+    """Return the first task that ends in a picture, and the number of its stream."""
+    for number, stream in enumerate(held_out.streams):
+        for task in stream.documents.tasks:
+            if task.talk or task.infill or not stream.weight:
+                continue
+            modality = braid.strand(stream.documents.modality_of[task.target]).modality
+            if isinstance(modality, ImageModality | CodedImage):
+                return number, task
+    return None
 
 
 def strip(pictures: list[Image.Image], scale: int | None = None, gap: int = 2) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -18,10 +19,11 @@ from rich.console import Console
 from braid import config, storage
 from braid.braid import Braid, Losses
 from braid.config import Experiment
-from braid.data import Data, Loader, documents_for, open_data
+from braid.data import Data, Loader, open_data, streams_for, texts_of
 from braid.device import choose
 from braid.errors import BraidError
 from braid.layout import Batch
+from braid.pipeline import load
 from braid.training import checkpoint
 from braid.training.checkpoint import State
 from braid.training.ema import EMA
@@ -39,6 +41,7 @@ class Trainer:
         ema: their average.
         state: how far the run is.
         stopped: the run was interrupted; `run` may be called again.
+        matched: the last matching loss, or None.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Trainer:
     ) -> None:
         where = choose(device)
         self.experiment, self.out = experiment, storage.writable(out)
+        self.console = console or Console()
         c = experiment.train
         if c.batch % c.accumulate:
             raise BraidError(
@@ -65,26 +69,49 @@ class Trainer:
             if states is not None:
                 modality.load_state(states.get(name, {}))
             else:
-                modality.fit(self.data.column(modality.field))
+                modality.fit(texts_of(experiment, self.data, modality))
         self.modality_states = {n: m.state() for n, m in modalities.items()}
         self.braid = config.build(experiment, self.modality_states).to(where)
-        documents = documents_for(experiment, self.braid, self.data.train.fields)
         row, limit = experiment.data.row, experiment.data.bad_limit
-        self.loader = Loader(
-            self.data.train, documents, self.braid, c.batch, experiment.seed, row, limit
+        self.loader, self.held_out = (
+            Loader(
+                streams_for(experiment, self.braid, self.data, held_out),
+                self.braid,
+                c.batch,
+                experiment.seed,
+                row,
+                limit,
+            )
+            for held_out in (False, True)
         )
-        self.held_out = Loader(
-            self.data.held_out, documents, self.braid, c.batch, experiment.seed, row, limit
-        )
+        if c.start is not None and states is None:
+            self._start_from(c.start)
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
         self.state = State()
         self.stopped = False
-        self.console = console or Console()
+        self.matched: float | None = None
         found = checkpoint.resume(self.out / "checkpoints", self.braid, self.ema, self.optimizer)
         if found is not None:
             self.state = found
         self._write_experiment()
+
+    def _start_from(self, path: str) -> None:
+        """Take the tensors of a trained model whose names and shapes agree with this one's."""
+        theirs = load(path, "cpu").braid.state_dict()
+        ours = self.braid.state_dict()
+        taken = [n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape]
+        if not taken:
+            raise BraidError(f"train.start {path!r} has no tensor in common with this model")
+        with torch.no_grad():
+            for name in taken:
+                ours[name].copy_(theirs[name])
+        self.console.print(
+            f"started from {path}: {len(taken)} tensors taken, {len(ours) - len(taken)} new, "
+            f"{len(theirs) - len(taken)} left behind",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _same_experiment(self) -> dict | None:
         """Return the modality states of a run that is already there.
@@ -115,6 +142,11 @@ class Trainer:
         (self.out / "modalities.json").write_text(
             json.dumps(self.modality_states) + "\n", encoding="utf-8"
         )
+        for name, strand in self.braid.strands.items():
+            for option, folder in strand.modality.folders().items():
+                copy = self.out / f"{name}-{option}"
+                if not copy.exists():  # the run can be used wherever it is moved
+                    shutil.copytree(folder, copy)
 
     @property
     def progress(self) -> float:
@@ -136,7 +168,8 @@ class Trainer:
         c = self.experiment.train
         self.stopped = False
         logger = Logger(self.out / "metrics.jsonl", self.console)
-        self.loader.rows.on_skip = lambda i, why: logger.say(f"skipped {why}")
+        for rows in self.loader.rows:
+            rows.on_skip = lambda i, why: logger.say(f"skipped {why}")
         if self.state.step:
             logger.say(f"going on at step {self.state.step}")
         torch.set_float32_matmul_precision(c.matmul)
@@ -203,6 +236,14 @@ class Trainer:
             total = total + losses.total.detach()
             for name, value in losses.per_strand.items():
                 per_strand[name] = per_strand.get(name, 0) + value
+        if c.match_weight and self.state.step % c.match_every == 0:
+            pairs = self.loader.pairs(self.state.step * c.match_pairs, c.match_pairs)
+            if pairs is not None:
+                with precision:
+                    a, b, same = pairs
+                    matched = self.braid.match_loss(a.to(device), b.to(device), same)
+                (c.match_weight * matched).backward()
+                self.matched = float(matched.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.braid.parameters(), c.clip)
         self._check_finite(total, norm)
         self.optimizer.step()
@@ -228,8 +269,9 @@ class Trainer:
     def _report(self, logger: Logger, losses: Losses, norm: torch.Tensor) -> None:
         s = self.state
         values = {f"train/{n}/loss": round(float(v), 5) for n, v in losses.per_strand.items()}
+        if self.matched is not None:
+            values["train/match/loss"] = round(self.matched, 5)
         speed = s.tokens / max(s.seconds, 1e-9)
-        skipped = sum(self.loader.rows.skipped.values())
         logger.write(
             step=s.step,
             position=s.step * self.experiment.train.batch,
@@ -238,7 +280,7 @@ class Trainer:
             tokens_per_second=round(speed),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             gradient_norm=round(float(norm), 4),
-            skipped_rows=skipped,
+            skipped_rows=self.loader.skipped,
             **values,
         )
         left = s.seconds * (1 / self.progress - 1) if self.progress else 0.0

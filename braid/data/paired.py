@@ -1,0 +1,70 @@
+"""Rows of one source, each beside a row of another with which it agrees."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from braid.data.rows import Source
+from braid.errors import BraidError
+
+
+class Paired(Source):
+    """Rows of `left`, with the fields of a row of `right` that has the same value of a field.
+
+    Which of them is drawn from the row's number, so that a row stays the same. What both have is
+    taken from the left.
+    """
+
+    def __init__(self, left: Source, right: Source, on: Mapping[str, str], seed: int = 0) -> None:
+        """Match rows.
+
+        Args:
+            left: the rows.
+            right: what is put beside them.
+            on: one field of the left -> the field of the right that has to be equal.
+            seed: of the choice.
+
+        Raises:
+            BraidError: a field is missing, or a row of the left finds no partner.
+        """
+        if len(on) != 1:
+            raise BraidError(f"data.on {dict(on)}: name one field, as label: digit")
+        (self._own, other), self.left, self.right, self._seed = *on.items(), left, right, seed
+        for source, field in ((left, self._own), (right, other)):
+            if field not in source.fields:
+                raise BraidError(
+                    f"{source.name} has no field {field!r} to match on; it has "
+                    f"{', '.join(source.fields)}"
+                )
+        self._rows: dict[Hashable, list[int]] = defaultdict(list)
+        for i in range(len(right)):
+            self._rows[_plain(right[i][other])].append(i)
+        self.name = f"{left.name} with {right.name}"
+        self.fields = tuple(dict.fromkeys([*left.fields, *right.fields]))
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        row = self.left[i]
+        partners = self._rows.get(_plain(row[self._own]))
+        if not partners:
+            raise BraidError(
+                f"no row of {self.right.name} has the {self._own} {row[self._own]!r}; leave the "
+                "row out, or match on another field"
+            )
+        chosen = np.random.default_rng([self._seed, i]).integers(len(partners))
+        return {**self.right[partners[chosen]], **row}
+
+    def describe(self, i: int) -> str:
+        """Name the row of the left."""
+        return self.left.describe(i)
+
+
+def _plain(value: object) -> Hashable:
+    """Return a value that equals others of its meaning: 7 and "7" are the same class."""
+    return str(value)
