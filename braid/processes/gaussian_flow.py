@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from braid.modalities import Modality
 
 _TINY = 1e-3
+_LEAST_SIGNAL = 0.05
+"""Where alpha is smaller, data is estimated from predicted noise as if it were this: an error of
+the prediction is divided by it, and would drown the data. The estimate shrinks to the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ class GaussianFlow(Process):
         if self.prediction == "data":
             clean = prediction
         elif self.prediction == "noise":
-            clean = (noisy - s * prediction) / a.clamp(min=_TINY)
+            clean = (noisy - s * prediction) / a.clamp(min=_LEAST_SIGNAL)
         else:
             clean = (ds * noisy - s * prediction) / (a * ds - s * da)
         if self.clip is not None:
