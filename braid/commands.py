@@ -15,6 +15,7 @@ from rich.table import Table
 from braid import config, storage
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
+from braid.modalities.sounds import Sound
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -222,6 +223,7 @@ def sample(
     prompt: str | None = None,
     to: str = "image",
     image: Path | None = None,
+    audio: Path | None = None,
     steps: int | None = None,
     guidance: float = 1.0,
     temperature: float | None = None,
@@ -231,16 +233,18 @@ def sample(
     trajectory: Path | None = None,
     device: str | None = None,
 ) -> Iterator[str]:
-    """Generate one modality from a text, a picture, both or nothing; yields a line per result.
+    """Generate one modality from text, a picture and sound, or nothing; yields a line per result.
 
-    Pictures are written to `out` (sample.png; numbered where n > 1); text is the line itself, and
-    written to `out` if given.
+    Pictures and sound are written to `out` (sample.png, sample.wav; numbered where n > 1); text is
+    the line itself, and written to `out` if given.
     """
     from braid import pipeline
     from braid.evaluation.animate import animate
 
     if n < 1:
         raise BraidError(f"--n {n} must be at least 1")
+    if prompt is None and not _names_a_model(model):
+        model, prompt = "mini", model
     pipe = pipeline.load(model, device)
     parts: list[Any] = []
     if image is not None:
@@ -250,6 +254,10 @@ def sample(
                 f"this model reads no pictures; it has {', '.join(pipe.braid.strands)}"
             )
         parts.append(pipeline.Part(given[0], image))
+    if audio is not None:
+        if "audio" not in pipe.braid.strands:
+            raise BraidError(f"this model reads no sound; it has {', '.join(pipe.braid.strands)}")
+        parts.append(pipeline.Part("audio", audio))
     if prompt is not None:
         parts.append(prompt)
     parts.append(pipeline.Hole(to))
@@ -267,7 +275,8 @@ def sample(
     for i, result in enumerate(done):
         made = result[-1]
         if hasattr(made, "save"):
-            yield str(_save_picture(made, out or Path("sample.png"), i, n))
+            usual = "sample.wav" if to == "audio" else "sample.png"
+            yield str(_save_media(made, out or Path(usual), i, n))
         else:
             if out is not None:
                 _save_text(str(made), _numbered(out, i, n))
@@ -275,6 +284,14 @@ def sample(
     if trajectory is not None:
         animate(pipe, done[0], len(parts) - 1, trajectory)
         yield str(trajectory)
+
+
+def _names_a_model(word: str) -> bool:
+    """Whether the only word of a command is a model, and not a prompt for the embedded one."""
+    from braid.pipeline import ASSETS
+
+    looks = "/" in word or "\\" in word or word == "mini"
+    return looks or Path(word).exists() or (ASSETS / word).is_dir()
 
 
 def _numbered(path: Path, i: int, n: int) -> Path:
@@ -288,13 +305,14 @@ def _save_text(text: str, path: Path) -> None:
         raise BraidError(f"cannot write {str(path)!r} ({e.strerror}); choose another name") from e
 
 
-def _save_picture(picture: Image.Image, path: Path, i: int, n: int) -> Path:
-    path = _numbered(path if path.suffix else path.with_suffix(".png"), i, n)
+def _save_media(made: Image.Image | Sound, path: Path, i: int, n: int) -> Path:
+    usual = ".wav" if isinstance(made, Sound) else ".png"
+    path = _numbered(path if path.suffix else path.with_suffix(usual), i, n)
     try:
-        picture.save(path)
+        made.save(path)
     except (OSError, ValueError) as e:
         raise BraidError(
-            f"cannot write {str(path)!r} ({e}); use a name such as sample.png in a folder that "
+            f"cannot write {str(path)!r} ({e}); use a name such as sample{usual} in a folder that "
             "can be written"
         ) from e
     return path

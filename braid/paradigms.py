@@ -117,6 +117,18 @@ def blockdiff() -> Paradigm:
     )
 
 
+def with_sound(name: str | Paradigm) -> Paradigm:
+    """Return a paradigm whose sound is generated as its pictures are, if it draws any."""
+    paradigm = get(name)
+    if "audio" in paradigm.processes or "image" not in paradigm.processes:
+        return paradigm
+    samplers = dict(paradigm.samplers)
+    if "image" in samplers:
+        samplers["audio"] = samplers["image"]
+    processes = {**paradigm.processes, "audio": paradigm.processes["image"]}
+    return replace(paradigm, processes=processes, samplers=samplers)
+
+
 PARADIGMS: dict[str, Callable[[], Paradigm]] = {
     f.__name__: f for f in (fudoki, transfusion, chameleon, mmada, showo, dfm_fm, llava, blockdiff)
 }

@@ -192,7 +192,7 @@ TRAINED = {
     "compare of unknown": (["compare", "toy", "--paradigms", "fudok"], "did you mean 'fudoki'?"),
     "compare of no recipe": (["compare", "toi"], "did you mean 'toy'?"),
     "doctor of nothing": (["doctor", "toi"], "did you mean 'toy'?"),
-    "no run": (["sample", "none"], "'none' does not exist; give a run directory or a saved model"),
+    "no run": (["sample", "runs/none"], "'runs/none' does not exist; give a run directory"),
     "no run to evaluate": (["evaluate", "none"], "'none' does not exist"),
 }
 

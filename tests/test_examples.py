@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ARGUMENTS = {"train_and_use.py": ["0.1"], "own_assignment.py": ["5"], "processes_alone.py": []}
+ARGUMENTS = {
+    "train_and_use.py": ["0.1"],
+    "own_assignment.py": ["5"],
+    "processes_alone.py": [],
+    "conversation.py": [],
+}
 
 
 def test_all_examples_are_tested():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from braid.modalities.sounds import Sound
     from braid.pipeline import Parts
 
 Number = float | int | str | None
@@ -22,8 +23,10 @@ class Evaluation:
             "name_note".
         panels: title -> rows of (caption, picture) to show.
         trajectory: a generation with its frames, and the number of the part that was generated.
+        sounds: title -> (caption, clip) to listen to.
     """
 
     numbers: dict[str, Number] = field(default_factory=dict)
     panels: dict[str, list[list[tuple[str, Image.Image]]]] = field(default_factory=dict)
     trajectory: tuple[Parts, int] | None = None
+    sounds: dict[str, list[tuple[str, Sound]]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from string import Template
 from PIL import Image
 
 from braid.errors import BraidError
+from braid.modalities.sounds import Sound
 
 DASH = "–"
 SMALL = 96
@@ -163,6 +164,21 @@ def panel(title: str, rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Html
 def _cell(caption: str, picture: Image.Image, shown: bool) -> Html:
     below = element("figcaption", caption) if shown else None
     return element("figure", image(picture, caption), below, class_="cell")
+
+
+def sounds(title: str, clips: Sequence[tuple[str, Sound]]) -> Html:
+    """Return captioned clips with players."""
+    cells = []
+    for caption, clip in clips:
+        wav = io.BytesIO()
+        clip.save(wav)
+        data = base64.b64encode(wav.getvalue()).decode("ascii")
+        player = element("audio", class_="clip", controls="", src=f"data:audio/wav;base64,{data}")
+        cells.append(element("figure", player, element("figcaption", caption), class_="cell"))
+    grid = element(
+        "div", cells, class_="grid clips", style="--columns: 4; --half: 2; --least: 200px"
+    )
+    return element("figure", element("figcaption", title, class_="title"), grid, class_="panel")
 
 
 def plain(value: object) -> str:

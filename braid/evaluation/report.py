@@ -265,6 +265,14 @@ def headline(numbers: Numbers) -> list[Html]:
         "caption_accuracy": ("Reads", _of(numbers, "held-out pictures named right")),
         "drawn_accuracy": ("Draws", _judged(numbers, "drawings recognised")),
         "infilled_accuracy": ("Completes", "completed pictures recognised"),
+        "seen_caption_accuracy": ("Reads", "captions right to the letter"),
+        "unseen_caption_accuracy": ("Reads the unseen", "captions of combinations never shown"),
+        "seen_answer_accuracy": ("Answers", "answers right"),
+        "unseen_drawn_1": ("Draws one", "unseen things with every attribute right"),
+        "unseen_drawn_2": ("Draws two", "pairs of unseen things with every attribute right"),
+        "seen_edit_accuracy": ("Edits", "edited pictures exactly right"),
+        "digit_understood": ("Understands", "spoken digits understood"),
+        "spoken_digit_accuracy": ("Speaks", "digits it says that a listener understands"),
     }
     tiles = [
         html.tile(label, html.percent(float(numbers[name] or 0)), note)
@@ -364,6 +372,7 @@ def loss_section(path: Path) -> Html | None:
 
 def _panels(result: Evaluation) -> Html | None:
     panels = [html.panel(title, rows) for title, rows in result.panels.items() if any(rows)]
+    panels += [html.sounds(title, clips) for title, clips in result.sounds.items() if clips]
     return html.section("What it does", panels) if panels else None
 
 

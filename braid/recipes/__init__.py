@@ -13,11 +13,20 @@ from braid.config import Experiment, load, override
 from braid.errors import unknown
 from braid.recipes.digits import digits
 from braid.recipes.image_text import image_text
+from braid.recipes.omni import omni
+from braid.recipes.pictures import cifar10, emoji
+from braid.recipes.scenes import scenes
+from braid.recipes.speech import speech
 from braid.recipes.toy import toy
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
+    "cifar10": cifar10,
     "digits": digits,
+    "emoji": emoji,
     "image-text": image_text,
+    "omni": omni,
+    "scenes": scenes,
+    "speech": speech,
     "toy": toy,
 }
 
@@ -49,4 +58,14 @@ def describe() -> dict[str, str]:
     return {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in RECIPES.items()}
 
 
-__all__ = ["RECIPES", "describe", "digits", "image_text", "resolve", "toy"]
+__all__ = [
+    "RECIPES",
+    "describe",
+    "digits",
+    "image_text",
+    "omni",
+    "resolve",
+    "scenes",
+    "speech",
+    "toy",
+]

@@ -24,7 +24,7 @@ def strands(
     Args:
         paradigm: the assignment.
         modalities: name -> {"kind": ..., options}; where the kind can be continuous, the process
-            decides.
+            decides, unless a codec does.
         weights: name -> factor of its loss.
     """
     made = {}
@@ -32,7 +32,7 @@ def strands(
         if name not in paradigm.processes:
             continue
         process = paradigm.processes[name]
-        if process is not None and process.continuous:
+        if process is not None and process.continuous and "codec" not in options:
             if "continuous" not in MODALITIES[options["kind"]].__init__.__annotations__:
                 raise BraidError(
                     f"modality {name!r} has no continuous form for {type(process).__name__}; "
@@ -47,6 +47,25 @@ def strands(
             weight=(weights or {}).get(name, 1.0),
         )
     return made
+
+
+def paired(
+    paradigm: Paradigm, modalities: Mapping[str, dict[str, Any]], draw: float = 2.0
+) -> tuple[dict[str, StrandConfig], dict[str, float]]:
+    """Return the strands of captioned pictures, and the tasks that they learn.
+
+    Where the paradigm draws, "vision" is left out: pictures are read as they are drawn.
+
+    Args:
+        paradigm: the assignment.
+        modalities: "text", "image" and "vision", as in `strands`.
+        draw: weight of drawing, beside reading's 1.
+    """
+    made = strands(paradigm, modalities)
+    if "image" not in made:
+        return made, {"vision_to_text": 1.0}
+    made.pop("vision", None)
+    return made, {"text_to_image": draw, "image_to_text": 1.0}
 
 
 # noqa: ANN401 - processes differ in their fields

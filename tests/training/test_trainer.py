@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("data.tasks={text_to_audio: 1}", "unknown modality 'audio'"),
+        ("data.tasks={text_to_audio: 1}", "unknown field 'audio'"),
         ("data.tasks={image: 0}", "give at least one task a weight above 0"),
         ("data.tasks={text: -1, image: 2}", "none a negative one"),
         ("data.source=toys", "unknown data source 'toys'; did you mean 'toy'?"),

@@ -1,0 +1,81 @@
+"""The omni suite: scenes, handwritten digits and speech in one model, any to any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from braid.config import EvaluateConfig
+from braid.data import Joined, open_data
+from braid.data.sources import Source
+from braid.data.sources import digits as real_digits
+from braid.errors import BraidError
+from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.listener import Listener
+from braid.evaluation.metrics import mean
+from braid.evaluation.quality import Judge
+from braid.evaluation.scenes import scenes_suite
+from braid.evaluation.speech import speech_suite, spoken_words
+from braid.modalities import open_picture
+from braid.pipeline import Hole, Part, Pipeline
+
+
+def omni_suite(
+    pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 0
+) -> Evaluation:
+    """Evaluate a model of scenes, digits and speech, each part by its own suite.
+
+    Between pictures of digits and speech, judges trained on real data say whether the digit stayed
+    the same.
+    """
+    if not isinstance(held_out, Joined) or not {"digits", "speech"} <= held_out.parts.keys():
+        raise BraidError("the omni suite needs a data.mix with the parts scenes, digits and speech")
+    out = scenes_suite(pipe, held_out, config, seed)
+    spoken = speech_suite(pipe, held_out.parts["speech"], config, seed)
+    out.numbers |= {f"speech_{k}": v for k, v in spoken.numbers.items()}
+    out.sounds |= spoken.sounds
+    _digits(pipe, held_out.parts["digits"], config, seed, out)
+    return out
+
+
+def _digits(
+    pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int, out: Evaluation
+) -> None:
+    count = min(len(held_out), config.limit or config.drawings)
+    rows = [held_out[i] for i in range(count)]
+    names = [str(r["text"]) for r in rows]
+    train = real_digits("train")
+    seen = [train[i] for i in range(len(train))]
+    judge = Judge.train([open_picture(r["image"]) for r in seen], [r["text"] for r in seen])
+    data = open_data(pipe.experiment.data, pipe.experiment.seed).parts["speech"].train
+    listener = Listener.train(*spoken_words(pipe, data, -1))
+
+    def ask(documents: list[list[Any]], **options: Any) -> list[Any]:
+        return [p[-1] for p in pipe.batch(documents, rows=64, **options)]
+
+    def show(name: str, said: Sequence[str]) -> None:
+        right = [float(a == b) for a, b in zip(said, names, strict=True)]
+        out.numbers.update(mean(right).numbers(name))
+
+    drawing = {"steps": config.steps, "guidance": config.guidance}
+    seeds = range(seed, seed + count)
+    pictures = [Part("image", r["image"]) for r in rows]
+    clips = [Part("audio", r["audio"]) for r in rows]
+    captions = ask([[p, Hole("text")] for p in pictures], temperature=0.0)
+    show("digit_caption_accuracy", [c.split()[-1] if c else "" for c in captions])
+    drawn = ask([[r["caption"], Hole("image")] for r in rows], seeds=seeds, **drawing)
+    show("digit_drawn_accuracy", judge([_small(p) for p in drawn]))
+    heard = ask([[c, Hole("image")] for c in clips], seeds=seeds, **drawing)
+    show("digit_drawn_from_speech", judge([_small(p) for p in heard]))
+    said = ask([[p, Hole("audio")] for p in pictures], seeds=seeds, **drawing)
+    show("digit_spoken_from_picture", listener(said))
+    out.panels["Digits drawn from a text"] = [list(zip(names[:10], drawn[:10], strict=True))]
+    out.panels["Digits drawn from speech"] = [list(zip(names[:10], heard[:10], strict=True))]
+    out.sounds["Digits read aloud"] = list(zip(names[:8], said[:8], strict=True))
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """Return a drawn digit as the judge knows them: grey, 8x8."""
+    return picture.convert("L").resize((8, 8), Image.Resampling.BOX)

@@ -1,0 +1,120 @@
+"""The speech suite: spoken digits understood, and spoken so that a listener understands them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from braid.config import EvaluateConfig
+from braid.data import open_data
+from braid.data.sources import Source
+from braid.errors import BraidError
+from braid.evaluation.captions import exact_match, word_error_rate
+from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.listener import Listener
+from braid.evaluation.metrics import mean
+from braid.modalities.audio import Audio
+from braid.modalities.sounds import open_sound
+from braid.pipeline import Hole, Part, Pipeline
+
+
+def speech_suite(
+    pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 0
+) -> Evaluation:
+    """Evaluate a model on captions such as "theo says seven": first the speaker, last the digit.
+
+    Listeners trained on real clips judge what the model says; their own accuracy on held-out clips
+    stands beside.
+    """
+    modality = pipe.braid.strand("audio").modality
+    if not isinstance(modality, Audio):
+        raise BraidError("the speech suite needs an audio strand of kind 'audio'")
+    rows, left_out = _readable(pipe, held_out, config.limit or len(held_out))
+    texts = [r["text"] for r in rows]
+    out = Evaluation(numbers={"held_out": len(rows), "left_out": left_out})
+    said = [
+        p[-1]
+        for p in pipe.batch(
+            [[Part("audio", r["audio"]), Hole("text")] for r in rows], temperature=0
+        )
+    ]
+    out.numbers |= exact_match(said, texts).numbers("transcript_accuracy")
+    out.numbers |= word_error_rate(said, texts).numbers("word_error_rate")
+    for name, place in (("digit", -1), ("speaker", 0)):
+        heard = [
+            float(_word(a, place) == _word(b, place)) for a, b in zip(said, texts, strict=True)
+        ]
+        out.numbers |= mean(heard).numbers(f"{name}_understood")
+    _speak(pipe, modality, rows, texts, config, seed, out)
+    return out
+
+
+def _speak(
+    pipe: Pipeline,
+    modality: Audio,
+    rows: Sequence[dict],
+    texts: Sequence[str],
+    config: EvaluateConfig,
+    seed: int,
+    out: Evaluation,
+) -> None:
+    data = open_data(pipe.experiment.data, pipe.experiment.seed)
+    train = data.parts["speech"].train if "speech" in data.parts else data.train
+    asked = [texts[i % len(texts)] for i in range(config.drawings)]
+    done = pipe.batch(
+        [[t, Hole("audio")] for t in asked],
+        steps=config.steps,
+        guidance=config.guidance,
+        seeds=range(seed, seed + len(asked)),
+        rows=64,
+    )
+    spoken = [p[-1] for p in done]
+    own = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
+    coded = [modality.decode(modality.encode(r["audio"])) for r in rows]
+    for name, place in (("digit", -1), ("speaker", 0)):
+        listener = Listener.train(*spoken_words(pipe, train, place))
+        true = [_word(t, place) for t in texts]
+        wanted = [_word(t, place) for t in asked]
+        for what, heard, labels in (
+            ("listener", listener(own), true),
+            ("decoded", listener(coded), true),
+            ("spoken", listener(spoken), wanted),
+        ):
+            right = [float(a == b) for a, b in zip(heard, labels, strict=True)]
+            out.numbers |= mean(right).numbers(f"{what}_{name}_accuracy")
+    out.sounds["Spoken"] = list(zip(asked, spoken, strict=True))[:12]
+
+
+def spoken_words(
+    pipe: Pipeline, source: Source, place: int
+) -> tuple[list[np.ndarray], list[str], int]:
+    """Return the clips of a source, a word of each caption, and the rate, to train a listener."""
+    modality = pipe.braid.strand("audio").modality
+    assert isinstance(modality, Audio), "checked by the suite"
+    rows = [source[i] for i in range(len(source))]
+    clips = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
+    return clips, [_word(r["text"], place) for r in rows], modality.rate
+
+
+def _readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], int]:
+    """Return rows that the model can read, and how many were left out."""
+    rows, left_out = [], 0
+    for i in range(min(limit, len(held_out))):
+        row = held_out[i]
+        try:
+            pipe.braid.strand("audio").modality.encode(row["audio"])
+            pipe.braid.strand("text").modality.encode(row["text"])
+        except BraidError:
+            left_out += 1
+            continue
+        rows.append(row)
+    if not rows:
+        raise BraidError(f"no row of {held_out.name} can be read as sound with a text")
+    return rows, left_out
+
+
+def _word(text: str, place: int) -> str:
+    """Return the first or last word of a text; nothing of an empty one."""
+    words = text.split()
+    return words[place] if words else ""

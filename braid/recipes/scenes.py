@@ -1,0 +1,80 @@
+"""Scenes: drawing, captioning, answering and editing pictures of a made-up world."""
+
+from __future__ import annotations
+
+from braid import paradigms
+from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.paradigms import Paradigm
+from braid.recipes.strands import strands
+from braid.transformer import TransformerConfig
+
+FIELDS = {
+    "prompt": "text",
+    "question": "text",
+    "answer": "text",
+    "instruction": "text",
+    "edited": "image",
+}
+TASKS = {
+    "prompt_to_image": 3.0,
+    "image_to_text": 1.0,
+    "image_and_question_to_answer": 1.0,
+    "image_and_instruction_to_edited": 2.0,
+}
+READING = {"vision_to_text": 1.0, "vision_and_question_to_answer": 1.0}
+
+
+def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
+    """Colored shapes with captions, questions and edits; an hour on two CPU cores.
+
+    Pictures pass through a codec. Symbols that are refined together are the levels of the codec
+    that comes with the package; next-token paradigms read codecs/scenes-vq, one symbol a token
+    (braid codec train scenes codec.quantiser=vq:512x8 --out codecs/scenes-vq), and continuous ones
+    codecs/scenes-kl (codec.quantiser=kl:4,1e-4).
+    """
+    p = paradigms.get(paradigm)
+    made = strands(
+        p,
+        {
+            "text": {"kind": "text", "vocabulary": 512, "length": 12},
+            "image": {"kind": "coded_image", "size": 32, **_codec(p)},
+            "vision": {"kind": "vision", "size": 32, "channels": 3, "patch": 4},
+        },
+    )
+    draws = "image" in made
+    if draws:
+        made.pop("vision", None)  # pictures are read as they are drawn
+    return Experiment(
+        name="scenes",
+        strands=made,
+        rule=p.rule,
+        transformer=TransformerConfig(width=128, depth=6, heads=4),
+        data=DataConfig(
+            source="scenes",
+            fields=FIELDS if draws else {k: m for k, m in FIELDS.items() if m == "text"},
+            tasks=TASKS if draws else READING,
+            match=("text", "image") if draws else None,
+            drop=0.1,
+            row=128,
+        ),
+        train=TrainConfig(
+            steps=1_000_000,
+            minutes=30,
+            batch=64,
+            learning_rate=2e-3,
+            warmup=200,
+            ema=0.998,
+            preview_every=1000,
+        ),
+        evaluate=EvaluateConfig(suite="scenes", steps=24, guidance=2.0, drawings=400),
+    )
+
+
+def _codec(paradigm: Paradigm) -> dict[str, object]:
+    """Return the codec whose tokens suit a paradigm's process for pictures."""
+    process = paradigm.processes.get("image")
+    if process is not None and process.continuous:
+        return {"codec": "codecs/scenes-kl", "patch": 2}
+    if process is not None and process.causal:  # symbols of a token would be drawn blindly
+        return {"codec": "codecs/scenes-vq", "patch": 1}
+    return {"codec": "mini/image-codec", "patch": 2}
