@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from braid.braid import Braid
     from braid.errors import BraidError
     from braid.layout import Span
+    from braid.modalities.sounds import Sound
     from braid.pipeline import Hole, Part, Parts, Pipeline, load
     from braid.strand import Strand
 
@@ -23,6 +24,7 @@ _HOME = {
     "Part": "braid.pipeline",
     "Parts": "braid.pipeline",
     "Pipeline": "braid.pipeline",
+    "Sound": "braid.modalities.sounds",
     "Span": "braid.layout",
     "Strand": "braid.strand",
     "load": "braid.pipeline",
@@ -37,6 +39,7 @@ __all__ = [
     "Part",
     "Parts",
     "Pipeline",
+    "Sound",
     "Span",
     "Strand",
     "load",

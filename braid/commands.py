@@ -75,7 +75,7 @@ def _train(experiment: Experiment, out: Path, device: str | None = None) -> tupl
 def demo(
     paradigm: str = "fudoki", out: Path = Path("runs/demo"), minutes: float = 2.8, seed: int = 0
 ) -> bool:
-    """Train on handwritten digits, evaluate, and write a report.
+    """Use the embedded model; then train on handwritten digits, evaluate, and write a report.
 
     Returns whether it was interrupted.
     """
@@ -85,6 +85,7 @@ def demo(
     need_scikit_learn()
     if not minutes > 0:
         raise BraidError(f"--minutes {minutes} must be more than 0")
+    greet(storage.writable(out))
     experiment = recipes.resolve(
         "digits", [f"paradigm={paradigm}", f"train.minutes={minutes}", f"seed={seed}"]
     )
@@ -101,6 +102,28 @@ def demo(
         soft_wrap=True,
     )
     return False
+
+
+def greet(out: Path) -> None:
+    """Draw a picture, read it back and say a digit with the embedded model, in seconds."""
+    from braid import pipeline
+    from braid.pipeline import Hole
+
+    console, began = Console(), time.monotonic()
+    pipe = pipeline.load("mini", "cpu")
+    prompt = "a small red circle left of a large blue square"
+    picture = pipe([prompt, Hole("image")], guidance=2.0)[-1]
+    read = pipe([picture, Hole("text")], temperature=0.0)[-1]
+    spoken = pipe(["theo says seven", Hole("audio")], guidance=1.5)[-1]
+    picture.resize((256, 256), 0).save(out / "mini.png")
+    spoken.save(out / "mini.wav")
+    console.print(
+        f"the embedded model drew {prompt!r} ({out / 'mini.png'}), reads it as {read!r}, and "
+        f"said 'seven' ({out / 'mini.wav'}), in {time.monotonic() - began:.1f} s; now a model is "
+        "trained from nothing",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _pipeline(trainer: Trainer) -> Pipeline:

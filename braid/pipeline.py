@@ -75,6 +75,25 @@ class Parts(list):
         self.calls, self.stopped, self.trajectory = calls, stopped, list(trajectory)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which of several candidates is the most likely.
+
+    Attributes:
+        index: its number.
+        raw: the candidate itself.
+        nats: negative log-likelihood of each candidate.
+        symbols: symbols or numbers of each, to compare likelihoods per symbol.
+        kind: "exact" or "bound".
+    """
+
+    index: int
+    raw: Any
+    nats: list[float]
+    symbols: list[int]
+    kind: str
+
+
 Callback = Callable[[int, Any, Any], bool | None]
 """(network call, state, belief) as tokens [rows, n, ...]; returning False interrupts."""
 
@@ -219,6 +238,40 @@ class Pipeline:
                 document = [*(dataclasses.replace(s, target=False) for s in given), last]
                 out.append(nats(self.braid, [document], times, seed))
         return out
+
+    def choose(
+        self, parts: Sequence[Any], candidates: Sequence[Any], times: int = 16, seed: int = 0
+    ) -> Choice:
+        """Return which of several last parts is the most likely after the others.
+
+        All are scored with the same random numbers. Of texts of different lengths the shorter is
+        often the likelier one: `Choice.nats` and `Choice.symbols` allow another rule.
+
+        Args:
+            parts: the document before them; may be empty.
+            candidates: raw data of one modality, at least two.
+            times: times at which a bound is measured.
+            seed: of its noise.
+        """
+        if len(candidates) < 2:
+            raise BraidError(f"give at least two candidates to choose from, got {len(candidates)}")
+        documents: list[Document] = []
+        for candidate in candidates:
+            *given, last = self.spans([*parts, candidate])
+            documents.append([*(dataclasses.replace(s, target=False) for s in given), last])
+        if len({d[-1].modality for d in documents}) > 1:
+            raise BraidError(
+                "candidates must be of one modality, or their likelihoods differ in kind"
+            )
+        scored = [nats(self.braid, [d], times, seed) for d in documents]
+        if scored[0].kind == "none":
+            raise BraidError(
+                f"modality {documents[0][-1].modality!r} has no likelihood to choose by"
+            )
+        values = [float(s.value.sum()) for s in scored]
+        best = min(range(len(values)), key=values.__getitem__)
+        symbols = [int(s.symbols.sum()) for s in scored]
+        return Choice(best, candidates[best], values, symbols, scored[0].kind)
 
     @torch.no_grad()
     def embed(self, parts: Sequence[Any]) -> Tensor:

@@ -285,3 +285,21 @@ def test_loading_is_public_and_saving_round_trips(tmp_path):
     pipe().save(tmp_path / "model")
     again = braid.load(tmp_path / "model")
     assert again(["row", Hole("text")], seed=1)[1] == pipe()(["row", Hole("text")], seed=1)[1]
+
+
+@pytest.mark.parametrize("paradigm", ["chameleon", "mmada"])
+def test_the_likeliest_candidate_is_chosen(paradigm):
+    options = ["row one", "column two", "row four"]
+    chosen = pipe(paradigm).choose([picture()], options, times=4)
+    alone = [float(pipe(paradigm).score([picture(), o], times=4)[-1].value) for o in options]
+    assert chosen.nats == pytest.approx(alone)
+    assert chosen.raw == options[chosen.index]
+    assert chosen.nats[chosen.index] == min(chosen.nats)
+    assert chosen.kind == ("exact" if paradigm == "chameleon" else "bound")
+
+
+def test_a_choice_needs_candidates_of_one_modality():
+    with pytest.raises(BraidError, match="at least two candidates"):
+        pipe().choose([], ["row"])
+    with pytest.raises(BraidError, match="of one modality"):
+        pipe().choose([], ["row", picture()])

@@ -36,8 +36,9 @@ def test_the_program_runs_when_pasted(tmp_path):
 @pytest.mark.parametrize("line", [c for c in COMMANDS if not c.startswith("/")])
 def test_every_command_takes_the_options_shown(line):
     verb, *words = shlex.split(line)
+    command = [verb, words[0]] if verb == "codec" else [verb]
     out = subprocess.run(
-        [sys.executable, "-m", "braid", verb, "--help"],
+        [sys.executable, "-m", "braid", *command, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
