@@ -24,11 +24,12 @@ def train(
         list[str] | None, typer.Argument(help="key.path=value, as codec.quantiser=kl:4.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the codec.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.")] = None,
 ) -> None:
     """Train a codec, and measure rate and distortion on held-out data."""
     from braid import codec_commands
 
-    codec_commands.train(recipe, settings or [], out)
+    codec_commands.train(recipe, settings or [], out, device)
 
 
 @app.command()

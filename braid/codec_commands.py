@@ -16,13 +16,16 @@ from braid.errors import BraidError
 Numbers = dict[str, float | int | str | None]
 
 
-def train(recipe: str, settings: Sequence[str] = (), out: Path | None = None) -> Path:
+def train(
+    recipe: str, settings: Sequence[str] = (), out: Path | None = None, device: str | None = None
+) -> Path:
     """Train a codec and measure it on held-out data; returns its folder.
 
     Args:
         recipe: a codec recipe's name, or an experiment in YAML or JSON.
         settings: `key.path=value` overrides.
         out: folder of the codec; codecs/NAME where it is None.
+        device: where to train; the accelerator if there is one.
     """
     from braid.data.rows import require
     from braid.modalities import codecs
@@ -34,7 +37,7 @@ def train(recipe: str, settings: Sequence[str] = (), out: Path | None = None) ->
         require("torchmetrics", "eval")  # what is missing is found before the training, not after
     out = Path("codecs") / experiment.name if out is None else out
     console = Console()
-    codec = train_codec(experiment, out, console)
+    codec = train_codec(experiment, out, console, device)
     codec.card["metrics"] = _measure(codec, experiment)
     codecs.save(codec, out)
     _show(codec.card["metrics"], console)

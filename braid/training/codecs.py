@@ -16,6 +16,7 @@ from torch.nn import functional
 from braid import storage
 from braid.codec_config import CodecExperiment
 from braid.data import open_data
+from braid.device import choose
 from braid.errors import BraidError
 from braid.evaluation.codecs import MEDIA, MediaReader
 from braid.modalities import codecs
@@ -23,8 +24,13 @@ from braid.modalities.codecs import Codec
 from braid.modalities.codecs.audio import audio_loss
 
 
-def train_codec(experiment: CodecExperiment, out: Path, console: Console | None = None) -> Codec:
-    """Train a codec to the end of its budget and write it to a folder.
+def train_codec(
+    experiment: CodecExperiment,
+    out: Path,
+    console: Console | None = None,
+    device: str | None = None,
+) -> Codec:
+    """Train a codec to the end of its budget and write it to a folder; returns it on the CPU.
 
     Raises:
         BraidError: the data has no such media, or the folder cannot be written.
@@ -33,7 +39,7 @@ def train_codec(experiment: CodecExperiment, out: Path, console: Console | None 
     storage.writable(out.parent)
     c = experiment.train
     torch.manual_seed(experiment.seed)
-    codec = experiment.make()
+    codec = experiment.make().to(choose(device))
     data = open_data(experiment.data, experiment.seed)
     media: MediaReader = MEDIA[codec.medium](codec, experiment.size)
     console.print(
@@ -54,8 +60,7 @@ def train_codec(experiment: CodecExperiment, out: Path, console: Console | None 
                 f"step {run.steps}  loss {float(loss):.4f}  {spent:,.0f} s  {100 * done:.0f} %",
                 highlight=False,
             )
-    trained = run.average
-    trained.eval().requires_grad_(False)
+    trained = run.average.to("cpu").eval().requires_grad_(False)
     standardise = getattr(trained, "standardise", None)
     if standardise is not None:
         standardise(media.batch(training, torch.randperm(len(training))[:256], augment=False))
@@ -84,7 +89,7 @@ class _Run:
             media,
             training,
         )
-        self.average = copy.deepcopy(codec)
+        self.average, self.device = copy.deepcopy(codec), next(codec.parameters()).device
         self.optimizer = torch.optim.AdamW(
             codec.parameters(), lr=self.c.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -94,7 +99,7 @@ class _Run:
         if self.c.adversary:
             if codec.medium != "image":
                 raise BraidError("train.adversary judges pictures; set it to 0 for sound")
-            self.adversary = Adversary(codec.channels, self.c.learning_rate / 4)
+            self.adversary = Adversary(codec.channels, self.c.learning_rate / 4, self.device)
 
     def step(self, done: float) -> Tensor:
         """Do one step at a share of the budget; returns the loss."""
@@ -103,7 +108,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = c.learning_rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         row = torch.randint(len(self.training), (c.batch,), generator=self.rng)
-        real = self.media.batch(self.training, row, c.augment, self.rng)
+        real = self.media.batch(self.training, row, c.augment, self.rng).to(self.device)
         coded = self.codec(real)
         loss = LOSSES[self.codec.medium](real, coded.media, self.codec) + coded.penalty
         if self.adversary is not None and done > 0.3:  # first get the picture roughly right
@@ -150,7 +155,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Codec], Tensor]] = {
 class Adversary:
     """Judges patches as real or made, with the hinge loss (arXiv:1611.07004, arXiv:1705.02894)."""
 
-    def __init__(self, channels: int, rate: float, width: int = 32) -> None:
+    def __init__(self, channels: int, rate: float, device: torch.device, width: int = 32) -> None:
         self.net = nn.Sequential(
             nn.Conv2d(channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -158,7 +163,7 @@ class Adversary:
             nn.GroupNorm(8, 2 * width),
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
+        ).to(device)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=rate, betas=(0.5, 0.9))
 
     def judge(self, made: Tensor) -> Tensor:
