@@ -315,7 +315,7 @@ def load_as(model: type[M], value: Mapping[str, Any] | str | Path) -> M:
     try:
         return model.model_validate(dict(value))
     except ValidationError as e:
-        raise BraidError(_explain(e, model)) from e
+        raise explained(e, model) from e
 
 
 def load_run(folder: Path) -> Experiment:
@@ -414,8 +414,12 @@ def _no_key(path: str, key: str, node: object) -> BraidError:
     )
 
 
-def _explain(error: ValidationError, model: type[Model]) -> str:
+def explained(error: ValidationError, model: type[Model]) -> BraidError:
     """Return the first problem of a validation error as one line."""
+    return BraidError(_explain(error, model))
+
+
+def _explain(error: ValidationError, model: type[Model]) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(x) for x in first["loc"])
     cause = first.get("ctx", {}).get("error")

@@ -92,7 +92,7 @@ class Part(Source):
 
     def __init__(self, source: Source, rows: Sequence[int]) -> None:
         self.source, self.rows = source, list(rows)
-        self.name, self.fields = source.name, source.fields
+        self.name, self.fields, self.encoded = source.name, source.fields, source.encoded
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,15 +163,27 @@ def streams_for(
     """
     config = experiment.data
     parts = {n: (config.mix[n], d) for n, d in data.parts.items()} or {"": (config, data)}
-    return [
-        Stream(
-            (source := d.held_out if held_out else d.train),
-            documents_for(c, braid, source.fields),
-            c.weight,
-            c.match,
-        )
-        for c, d in parts.values()
-    ]
+    streams = []
+    for c, d in parts.values():
+        source = d.held_out if held_out else d.train
+        documents = documents_for(c, braid, source.fields)
+        _check_codes(documents, source)
+        streams.append(Stream(source, documents, c.weight, c.match))
+    return streams
+
+
+def _check_codes(documents: Documents, source: Source) -> None:
+    """Refuse codes of another codec before the first row is read."""
+    for need, _ in documents.needs:
+        column = documents.columns[need]
+        modality = documents.modalities.get(documents.modality_of.get(need, ""))
+        own = getattr(modality, "card", {}).get("fingerprint")
+        if column in source.encoded and source.encoded[column] != own:
+            raise BraidError(
+                f"{source.name}: {column!r} was encoded by codec {source.encoded[column]}, the "
+                f"model reads {f'codec {own}' if own else 'no codes'}; encode the data with the "
+                "model's codec (braid codec encode)"
+            )
 
 
 def documents_for(config: DataConfig, braid: Braid, columns: Sequence[str]) -> Documents:

@@ -28,10 +28,12 @@ class Source:
     Attributes:
         name: short name for messages.
         fields: what each row holds, such as ("image", "text"); a value that is absent is None.
+        encoded: field -> fingerprint of the codec that encoded it beforehand.
     """
 
     name: str
     fields: tuple[str, ...]
+    encoded: Mapping[str, str] = {}
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -9,7 +9,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from braid.config import Experiment, load, override
+from pydantic import ValidationError
+
+from braid.config import Experiment, explained, load, override
 from braid.errors import unknown
 from braid.recipes.digits import digits
 from braid.recipes.image_text import image_text
@@ -45,7 +47,11 @@ def resolve(name: str, settings: Sequence[str] = ()) -> Experiment:
             if s.partition("=")[0] in inspect.signature(recipe).parameters
         )
         rest = [s for s in settings if s.partition("=")[0] not in arguments]
-        return override(recipe(**arguments), rest)
+        try:
+            made = recipe(**arguments)
+        except ValidationError as e:  # such as a codec that is not there yet
+            raise explained(e, Experiment) from e
+        return override(made, rest)
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
         return override(
             load(Path(name) / "experiment.json" if Path(name).is_dir() else Path(name)), settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from braid import paradigms
 from braid.config import DataConfig, Experiment, TrainConfig
 from braid.paradigms import Paradigm
-from braid.recipes.strands import strands
+from braid.recipes.strands import paired
 from braid.transformer import TransformerConfig
 
 
@@ -15,7 +15,7 @@ def image_text(paradigm: str | Paradigm = "fudoki") -> Experiment:
     32x32 RGB unless strands.image.modality.size says otherwise.
     """
     p = paradigms.get(paradigm)
-    made = strands(
+    made, tasks = paired(
         p,
         {
             "text": {"kind": "text", "vocabulary": 1024, "length": 16},
@@ -30,19 +30,11 @@ def image_text(paradigm: str | Paradigm = "fudoki") -> Experiment:
             "vision": {"kind": "vision", "size": 32, "channels": 3, "patch": 4, "resize": True},
         },
     )
-    draws = "image" in made
-    if draws:
-        made.pop("vision", None)
     return Experiment(
         name="image-text",
         strands=made,
         rule=p.rule,
         transformer=TransformerConfig(width=192, depth=5, heads=6),
-        data=DataConfig(
-            source="files",
-            tasks={"text_to_image": 2.0, "image_to_text": 1.0}
-            if draws
-            else {"vision_to_text": 1.0},
-        ),
+        data=DataConfig(source="files", tasks=tasks),
         train=TrainConfig(steps=5000, batch=32, learning_rate=1e-3, warmup=200),
     )

@@ -7,7 +7,7 @@ from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
 from braid.errors import BraidError
 from braid.paradigms import Paradigm
 from braid.recipes.scenes import FIELDS, TASKS, scenes
-from braid.recipes.strands import strands
+from braid.recipes.strands import decided_early, strands
 from braid.transformer import TransformerConfig
 
 CLIPS = {"audio": "audio", "text": "caption", "digit": "digit"}
@@ -52,6 +52,7 @@ def omni(
             "audio": {"kind": "audio", "codec": sound, "seconds": 0.8},
         },
     )
+    made = {name: decided_early(strand) for name, strand in made.items()}
     world = DataConfig(
         source="files" if scenes_path else "scenes",
         path=scenes_path,

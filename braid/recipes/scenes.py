@@ -5,7 +5,7 @@ from __future__ import annotations
 from braid import paradigms
 from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
 from braid.paradigms import Paradigm
-from braid.recipes.strands import strands
+from braid.recipes.strands import decided_early, strands
 from braid.transformer import TransformerConfig
 
 FIELDS = {
@@ -44,6 +44,7 @@ def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
     draws = "image" in made
     if draws:
         made.pop("vision", None)  # pictures are read as they are drawn
+        made["image"] = decided_early(made["image"])
     return Experiment(
         name="scenes",
         strands=made,

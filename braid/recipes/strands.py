@@ -72,3 +72,14 @@ def paired(
 def processes(paradigm: Paradigm, **changes: Any) -> Paradigm:
     """Return the paradigm with some of its processes exchanged, by modality."""
     return replace(paradigm, processes={**paradigm.processes, **changes})
+
+
+def decided_early(strand: StrandConfig) -> StrandConfig:
+    """Let a diffusion learn what is decided early: where things are, and how many.
+
+    An error of predicted noise counts least where there is nearly nothing but noise; a diffusion
+    of latents then predicts velocities (arXiv:2202.00512).
+    """
+    if strand.process is None or strand.process["kind"] != "gaussian_flow":
+        return strand
+    return strand.model_copy(update={"process": {**strand.process, "prediction": "velocity"}})
