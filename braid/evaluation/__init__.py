@@ -11,13 +11,24 @@ from braid.config import EvaluateConfig, Experiment
 from braid.data.sources import Source
 from braid.errors import unknown
 from braid.evaluation.digits import digits
+from braid.evaluation.drawings import drawings
 from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.omni import omni_suite
 from braid.evaluation.pairs import pairs
+from braid.evaluation.scenes import scenes_suite
+from braid.evaluation.speech import speech_suite
 from braid.pipeline import Pipeline
 
 Suite = Callable[[Pipeline, Source, EvaluateConfig, int], Evaluation]
 
-SUITES: dict[str, Suite] = {"digits": digits, "pairs": pairs}
+SUITES: dict[str, Suite] = {
+    "digits": digits,
+    "drawings": drawings,
+    "omni": omni_suite,
+    "pairs": pairs,
+    "scenes": scenes_suite,
+    "speech": speech_suite,
+}
 
 
 def suite(name: str) -> Suite:
