@@ -184,8 +184,8 @@ class DataConfig(Model):
     weight: float = Field(default=1.0, ge=0)
     """Share of a mixture."""
     partner: DataConfig | None = None
-    """Data from which each row gets the fields of a row that agrees with it in `on`."""
-    on: dict[str, str] = {}
+    """Data from which each row gets the fields of a row that agrees with it in `agree_on`."""
+    agree_on: dict[str, str] = {}
     """A field of this data -> the field of the partner that has to be equal."""
     drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents whose condition is left out, for guidance."""

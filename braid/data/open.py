@@ -121,8 +121,8 @@ def open_data(config: DataConfig, seed: int) -> Data:
         alone = open_data(config.model_copy(update={"partner": None}), seed)
         partner = open_data(config.partner, seed)
         return Data(
-            Paired(alone.train, partner.train, config.on, seed),
-            Paired(alone.held_out, partner.held_out, config.on, seed),
+            Paired(alone.train, partner.train, config.agree_on, seed),
+            Paired(alone.held_out, partner.held_out, config.agree_on, seed),
         )
     if config.source in BUILT_IN:
         return BUILT_IN[config.source](seed)

@@ -32,7 +32,7 @@ class Paired(Source):
             BraidError: a field is missing, or a row of the left finds no partner.
         """
         if len(on) != 1:
-            raise BraidError(f"data.on {dict(on)}: name one field, as label: digit")
+            raise BraidError(f"data.agree_on {dict(on)}: name one field, as label: digit")
         (self._own, other), self.left, self.right, self._seed = *on.items(), left, right, seed
         for source, field in ((left, self._own), (right, other)):
             if field not in source.fields:

@@ -65,7 +65,7 @@ def omni(
     digits = DataConfig(
         source="digits",
         partner=clips,
-        on={"label": "digit"},
+        agree_on={"label": "digit"},
         fields={"caption": "text"},
         tasks={
             "caption_to_image": 1.0,
