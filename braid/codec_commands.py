@@ -36,6 +36,8 @@ def train(
     if experiment.make().medium == "image":
         require("torchmetrics", "eval")  # what is missing is found before the training, not after
     out = Path("codecs") / experiment.name if out is None else out
+    if (out / "codec.json").exists():
+        raise BraidError(f"{str(out)!r} holds a codec that models may use; choose another folder")
     console = Console()
     codec = train_codec(experiment, out, console, device)
     codec.card["metrics"] = _measure(codec, experiment)
@@ -65,7 +67,8 @@ def evaluate(
         )
     experiment = None if recipe is None else load_as(CodecExperiment, recipe)
     if experiment is not None and data is None:
-        return _measure(codec, experiment, limit)
+        asked = {} if size is None else {"size": size}
+        return _measure(codec, experiment.model_copy(update=asked), limit)
     assert data is not None, "refused above"
     side = size if size is not None else experiment.size if experiment is not None else 0
     columns = None if experiment is None else experiment.data.columns

@@ -166,8 +166,9 @@ def evaluate(
         else open_data(experiment.data, experiment.seed).held_out
     )
     console = Console(quiet=quiet)
-    numbers = _evaluate(pipe, experiment, Path(run), held_out, seed).numbers
-    console.print(f"wrote {Path(run) / 'report.html'}", highlight=False, soft_wrap=True)
+    out = Path(run) if Path(run).is_dir() else Path("runs") / run  # of an embedded model
+    numbers = _evaluate(pipe, experiment, out, held_out, seed).numbers
+    console.print(f"wrote {out / 'report.html'}", highlight=False, soft_wrap=True)
     return numbers
 
 

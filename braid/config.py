@@ -198,6 +198,21 @@ class DataConfig(Model):
     row: int | None = Field(default=None, ge=1)
     """Pack documents into rows of this many tokens; None gives each document a row."""
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> DataConfig:
+        if self.source != "files" and not self.mix:
+            unused = [n for n in ("path", "split", "validation", "columns") if getattr(self, n)]
+            if unused:
+                raise BraidError(
+                    f"{unused[0]} is read only with source 'files', not {self.source!r}; add "
+                    "data.source=files"
+                )
+        if any(part.mix for part in self.mix.values()):
+            raise BraidError("a mixture holds sources, not mixtures; put all of them in one")
+        if bool(self.partner) != bool(self.agree_on):
+            raise BraidError("partner and agree_on belong together; give both or neither")
+        return self
+
 
 class TrainConfig(Model):
     """How long and how to train."""
@@ -328,7 +343,9 @@ def load_run(folder: Path) -> Experiment:
     for name, strand in tree.get("strands", {}).items():
         for place in sorted(folder.glob(f"{name}-*")):
             if place.is_dir():
-                strand["modality"][place.name.removeprefix(f"{name}-")] = str(place)
+                option = place.name.removeprefix(f"{name}-")
+                asked = re.search(r":[\d.]+$", str(strand["modality"].get(option, "")))
+                strand["modality"][option] = f"{place}{asked[0] if asked else ''}"
     return load(tree)
 
 
@@ -342,7 +359,8 @@ def read(path: Path) -> dict[str, Any]:
             "or JSON"
         )
     try:
-        value = _parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if path.suffix == ".json" else _parse(text)
     except (yaml.YAMLError, ValueError) as e:
         raise BraidError(
             f"{str(path)!r} is not readable YAML or JSON: {' '.join(str(e).split())}"

@@ -283,10 +283,14 @@ class Pipeline:
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of safetensors and JSON that `braid.load` reads."""
         states = {n: m.state() for n, m in self._known.items()}
+        tree = self.experiment.model_dump(mode="json")
+        for name, modality in self._known.items():
+            for option in modality.folders():  # they lie beside the model
+                tree["strands"][name]["modality"][option] = f"{name}-{option}"
         storage.save(
             Path(path),
             {"model": dict(self.braid.state_dict())},
-            {"experiment": self.experiment.model_dump(mode="json"), "modalities": states},
+            {"experiment": tree, "modalities": states},
             {f"{n}-{o}": f for n, m in self._known.items() for o, f in m.folders().items()},
         )
 
@@ -432,8 +436,12 @@ ASSETS = Path(__file__).parent / "assets"
 def find(path: str | Path) -> Path:
     """Return the folder of a model: a path, or the name of one that comes with the package."""
     for folder in (Path(path), ASSETS / path):
-        if folder.is_dir():
+        if (folder / "experiment.json").is_file():
             return folder
+    if Path(path).is_dir():
+        raise BraidError(
+            f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
+        )
     built_in = sorted(p.parent.name for p in ASSETS.glob("*/experiment.json"))
     raise BraidError(
         f"{str(path)!r} does not exist; give a run directory or a saved model, or one that comes "
@@ -450,10 +458,6 @@ def load(path: str | Path, device: str | None = None) -> Pipeline:
     """
     where = choose(device)
     folder = find(path)
-    if not (folder / "experiment.json").is_file():
-        raise BraidError(
-            f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
-        )
     experiment = config.load_run(folder)
     braid = config.build(experiment, storage.read_json(folder / "modalities.json"))
     weights = folder / "model.safetensors"

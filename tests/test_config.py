@@ -85,7 +85,7 @@ def test_overrides_change_what_they_name_and_nothing_else():
     ],
 )
 def test_a_value_is_read_as_yaml(setting, path, value):
-    found = toy(setting)
+    found = toy("data.source=files", setting)  # which reads paths and columns
     for key in path.split("."):
         found = getattr(found, key)
     assert found == value
@@ -232,3 +232,10 @@ def test_a_recipe_writes_down_the_processes_of_its_paradigm(name):
     paradigm, experiment = PARADIGMS[name](), recipes.resolve("toy", [f"paradigm={name}"])
     for modality, strand in experiment.strands.items():
         assert config.make_process(strand) == paradigm.processes[modality]
+
+
+def test_a_setting_of_data_that_would_be_ignored_is_refused():
+    with pytest.raises(BraidError, match="path is read only with source 'files', not 'toy'"):
+        toy("data.path=a.csv")
+    with pytest.raises(BraidError, match="partner and agree_on belong together"):
+        toy("data.agree_on={label: digit}")

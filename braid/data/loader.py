@@ -67,6 +67,8 @@ class Loader:
             raise BraidError(
                 f"data.mix weights {weights.tolist()}: give one above 0, and none below"
             )
+        if sum(s.match is not None for s in self.streams) > 1:
+            raise BraidError("data.match: only one source of a mixture can be matched")
         self._share = weights.cumsum(0) / weights.sum()
         self.rows = [
             Checked(
@@ -146,7 +148,7 @@ class Loader:
 
         None where no stream matches anything.
         """
-        found = next((i for i, s in enumerate(self.streams) if s.match is not None), None)
+        found = next((i for i, s in enumerate(self.streams) if s.match and s.weight), None)
         if found is None:
             return None
         stream, rows = self.streams[found], self.rows[found]

@@ -29,7 +29,7 @@ class Paired(Source):
             seed: of the choice.
 
         Raises:
-            BraidError: a field is missing, or a row of the left finds no partner.
+            BraidError: a field is missing. A row that finds no partner is a bad row.
         """
         if len(on) != 1:
             raise BraidError(f"data.agree_on {dict(on)}: name one field, as label: digit")
@@ -45,6 +45,8 @@ class Paired(Source):
             self._rows[_plain(right[i][other])].append(i)
         self.name = f"{left.name} with {right.name}"
         self.fields = tuple(dict.fromkeys([*left.fields, *right.fields]))
+        theirs = {f: x for f, x in right.encoded.items() if f not in left.fields}
+        self.encoded = {**theirs, **left.encoded}
 
     def __len__(self) -> int:
         return len(self.left)

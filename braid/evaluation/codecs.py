@@ -15,6 +15,7 @@ from braid.data import Source
 from braid.errors import BraidError
 from braid.evaluation.evaluation import Number
 from braid.evaluation.metrics import mean, psnr, si_sdr, ssim
+from braid.evaluation.quality import shuffled
 from braid.modalities.codecs import Codec
 from braid.modalities.codecs.mel import log_mel_distance
 from braid.modalities.pictures import convert, fit_to, open_picture
@@ -111,7 +112,7 @@ MEDIA: dict[str, Callable[[Codec, float], MediaReader]] = {"image": Pictures, "a
 
 
 def _column(source: Source, field: str, limit: int, read: Callable[[Any], Tensor]) -> list[Tensor]:
-    """Read the first media of a source; those that cannot be read are left out."""
+    """Read `limit` media from all over a source; those that cannot be read are left out."""
     if field not in source.fields:
         raise BraidError(
             f"the data has no {field!r}; it has {', '.join(source.fields)}: map a column with "
@@ -119,7 +120,7 @@ def _column(source: Source, field: str, limit: int, read: Callable[[Any], Tensor
         )
     out: list[Tensor] = []
     why: Exception | None = None
-    for i in range(min(limit, len(source))):
+    for i in shuffled(len(source))[:limit]:
         try:
             out.append(read(source[i][field]))
         except (BraidError, OSError) as e:

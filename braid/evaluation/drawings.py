@@ -166,10 +166,10 @@ def read(source: Source, maker: Image | CodedImage, limit: int) -> Captioned:
             break
         try:
             row = source[i]
-            caption, label = str(row["text"] or ""), row.get("label")
+            caption, label = str(row.get("text") or ""), row.get("label")
             if not caption.strip() or (labelled and label is None):
                 raise BraidError(f"{source.describe(i)} has no caption or no label; add it")
-            grids.append(_pixels(row["image"], maker))
+            grids.append(_pixels(row.get("image"), maker))
         except (BraidError, OSError):
             left_out += 1
             continue
@@ -255,9 +255,14 @@ def _draw(run: _Run, train: Captioned, real: Captioned, name: str) -> None:
     for space in spaces:
         _compare(run, space, sets, asked)
     _remember(run, spaces, train, real, drawn)
-    first = [asked.captions[0], Hole("image")]
-    options = {"steps": run.config.steps, "guidance": run.config.guidance}
-    run.out.trajectory = run.pipe(first, **options, seed=run.seed, trajectory=True), 1
+    example = run.pipe(
+        [asked.captions[0], Hole("image")],
+        steps=run.config.steps,
+        guidance=run.config.guidance,
+        seed=run.seed,
+        trajectory=True,
+    )
+    run.out.trajectory = example, 1
 
 
 def _drawn(run: _Run, asked: Captioned, seed: int) -> tuple[Captioned, int]:

@@ -15,9 +15,9 @@ from braid.errors import BraidError
 from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.listener import Listener
 from braid.evaluation.metrics import mean
-from braid.evaluation.quality import Judge
+from braid.evaluation.quality import Judge, accuracy
 from braid.evaluation.scenes import scenes_suite
-from braid.evaluation.speech import speech_suite, spoken_words
+from braid.evaluation.speech import readable, speech_suite, spoken_words, word
 from braid.modalities import open_picture
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -44,7 +44,7 @@ def _digits(
     pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int, out: Evaluation
 ) -> None:
     count = min(len(held_out), config.limit or config.drawings)
-    rows = [held_out[i] for i in range(count)]
+    rows, _ = readable(pipe, held_out, count)
     names = [str(r["text"]) for r in rows]
     train = real_digits("train")
     seen = [train[i] for i in range(len(train))]
@@ -55,6 +55,14 @@ def _digits(
     def ask(documents: list[list[Any]], **options: Any) -> list[Any]:
         return [p[-1] for p in pipe.batch(documents, rows=64, **options)]
 
+    real = [open_picture(r["image"]) for r in rows]
+    coder = pipe.braid.strand("image").modality
+    coded = [_small(coder.decode(coder.encode(p), coder.shape)) for p in real]
+    out.numbers |= {
+        "digit_judge_accuracy": accuracy(judge(real), names),
+        "digit_decoded_accuracy": accuracy(judge(coded), names),
+    }
+
     def show(name: str, said: Sequence[str]) -> None:
         right = [float(a == b) for a, b in zip(said, names, strict=True)]
         out.numbers.update(mean(right).numbers(name))
@@ -64,7 +72,7 @@ def _digits(
     pictures = [Part("image", r["image"]) for r in rows]
     clips = [Part("audio", r["audio"]) for r in rows]
     captions = ask([[p, Hole("text")] for p in pictures], temperature=0.0)
-    show("digit_caption_accuracy", [c.split()[-1] if c else "" for c in captions])
+    show("digit_caption_accuracy", [word(c, -1) for c in captions])
     drawn = ask([[r["caption"], Hole("image")] for r in rows], seeds=seeds, **drawing)
     show("digit_drawn_accuracy", judge([_small(p) for p in drawn]))
     heard = ask([[c, Hole("image")] for c in clips], seeds=seeds, **drawing)

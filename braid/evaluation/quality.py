@@ -17,6 +17,14 @@ def pixels(pictures: Sequence[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(p, dtype=np.float64).reshape(-1) / 255 for p in pictures])
 
 
+def shuffled(n: int) -> list[int]:
+    """Return 0..n-1 in an order of its own, always the same.
+
+    The first rows of a file are often of one kind.
+    """
+    return np.random.RandomState(0).permutation(n).tolist()
+
+
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of rows.
 

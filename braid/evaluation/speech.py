@@ -14,6 +14,7 @@ from braid.evaluation.captions import exact_match, word_error_rate
 from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.listener import Listener
 from braid.evaluation.metrics import mean
+from braid.evaluation.quality import shuffled
 from braid.modalities.audio import Audio
 from braid.modalities.sounds import open_sound
 from braid.pipeline import Hole, Part, Pipeline
@@ -30,7 +31,7 @@ def speech_suite(
     modality = pipe.braid.strand("audio").modality
     if not isinstance(modality, Audio):
         raise BraidError("the speech suite needs an audio strand of kind 'audio'")
-    rows, left_out = _readable(pipe, held_out, config.limit or len(held_out))
+    rows, left_out = readable(pipe, held_out, config.limit or len(held_out))
     texts = [r["text"] for r in rows]
     out = Evaluation(numbers={"held_out": len(rows), "left_out": left_out})
     said = [
@@ -42,9 +43,7 @@ def speech_suite(
     out.numbers |= exact_match(said, texts).numbers("transcript_accuracy")
     out.numbers |= word_error_rate(said, texts).numbers("word_error_rate")
     for name, place in (("digit", -1), ("speaker", 0)):
-        heard = [
-            float(_word(a, place) == _word(b, place)) for a, b in zip(said, texts, strict=True)
-        ]
+        heard = [float(word(a, place) == word(b, place)) for a, b in zip(said, texts, strict=True)]
         out.numbers |= mean(heard).numbers(f"{name}_understood")
     _speak(pipe, modality, rows, texts, config, seed, out)
     return out
@@ -74,8 +73,8 @@ def _speak(
     coded = [modality.decode(modality.encode(r["audio"])) for r in rows]
     for name, place in (("digit", -1), ("speaker", 0)):
         listener = Listener.train(*spoken_words(pipe, train, place))
-        true = [_word(t, place) for t in texts]
-        wanted = [_word(t, place) for t in asked]
+        true = [word(t, place) for t in texts]
+        wanted = [word(t, place) for t in asked]
         for what, heard, labels in (
             ("listener", listener(own), true),
             ("decoded", listener(coded), true),
@@ -94,15 +93,17 @@ def spoken_words(
     assert isinstance(modality, Audio), "checked by the suite"
     rows = [source[i] for i in range(len(source))]
     clips = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
-    return clips, [_word(r["text"], place) for r in rows], modality.rate
+    return clips, [word(r["text"], place) for r in rows], modality.rate
 
 
-def _readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], int]:
+def readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], int]:
     """Return rows that the model can read, and how many were left out."""
     rows, left_out = [], 0
-    for i in range(min(limit, len(held_out))):
-        row = held_out[i]
+    for i in shuffled(len(held_out)):
+        if len(rows) == limit:
+            break
         try:
+            row = held_out[i]
             pipe.braid.strand("audio").modality.encode(row["audio"])
             pipe.braid.strand("text").modality.encode(row["text"])
         except BraidError:
@@ -114,7 +115,7 @@ def _readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict],
     return rows, left_out
 
 
-def _word(text: str, place: int) -> str:
+def word(text: str, place: int) -> str:
     """Return the first or last word of a text; nothing of an empty one."""
     words = text.split()
     return words[place] if words else ""

@@ -31,7 +31,11 @@ def preview(
     target = documents.modality_of[task.target]
     examples = [rows.get(i) for i in range(min(count, len(rows)))]
     parts: list[Known | Opening] = [
-        Known(documents.modality_of[n[0]], [e[n].values for e in examples])
+        Known(
+            documents.modality_of[n[0]],
+            [e[n].values for e in examples],
+            [e[n].shape for e in examples],
+        )
         for n in documents.needs_of(task)[:-1]
     ]
     modality = braid.strand(target).modality

@@ -84,7 +84,7 @@ class Trainer:
             )
             for held_out in (False, True)
         )
-        if c.start is not None and states is None:
+        if c.start is not None and not storage.steps(self.out / "checkpoints"):
             self._start_from(c.start)
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
@@ -98,9 +98,20 @@ class Trainer:
 
     def _start_from(self, path: str) -> None:
         """Take the tensors of a trained model whose names and shapes agree with this one's."""
-        theirs = load(path, "cpu").braid.state_dict()
-        ours = self.braid.state_dict()
-        taken = [n for n, x in ours.items() if n in theirs and theirs[n].shape == x.shape]
+        source = load(path, "cpu").braid
+        theirs, ours = source.state_dict(), self.braid.state_dict()
+        own = tuple(  # what a symbol means differs
+            f"strands.{name}.{part}."
+            for name, strand in self.braid.strands.items()
+            for part in ("embedder", "head")
+            if name in source.strands
+            and source.strands[name].modality.state() != strand.modality.state()
+        )
+        taken = [
+            n
+            for n, x in ours.items()
+            if n in theirs and theirs[n].shape == x.shape and not n.startswith(own)
+        ]
         if not taken:
             raise BraidError(f"train.start {path!r} has no tensor in common with this model")
         with torch.no_grad():

@@ -335,8 +335,8 @@ def test_the_tasks_in_the_table_of_the_docs_are_tasks():
 def test_an_answer_is_chosen_by_its_likelihood_as_in_the_docs():
     space: dict[str, Any] = {}
     exec(re.search(r"```python\n(.*?)```", DOCS, re.S)[1], space)  # noqa: S102
-    pipe, answers = models.pipeline("chameleon"), ["row one", "column three", "row two"]
-    picture = toy(8, 0)[0]["image"]
-    nats = [pipe.score([picture, a])[-1] for a in answers]
-    least = min(range(3), key=lambda i: float(nats[i].value) / int(nats[i].symbols))
-    assert space["choose"](pipe, [picture], answers) == least
+    pipe, shown = models.pipeline("chameleon"), toy(8, 0)[0]["image"]
+    said, nats, kind = space["answer"](pipe, shown, "row two")
+    scores = [pipe.score([shown, "row two", a])[-1] for a in ("yes", "no")]
+    assert nats == pytest.approx([float(s.value) for s in scores])
+    assert (said, kind) == (("yes", "no")[nats.index(min(nats))], "exact")
