@@ -384,7 +384,7 @@ def _features(judge: Classifier) -> Space:
 
 def _averaged(pixels: np.ndarray) -> np.ndarray:
     """Return pictures averaged to at most SIDE x SIDE, in 0..1."""
-    side = [min(SIDE, n) for n in pixels.shape[1:3]]
+    side = min(SIDE, pixels.shape[1]), min(SIDE, pixels.shape[2])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # [n, C, H, W]
     small = [F.adaptive_avg_pool2d(part.float() / 255, side) for part in x.split(1000)]
     return torch.cat(small).flatten(1).numpy()
