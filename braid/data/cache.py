@@ -34,7 +34,7 @@ class Cached(Source):
         self.fields = tuple(header["fields"])
         self._codes = storage.read_tensors(folder / "codes.safetensors")
         self._rows = storage.read_json(folder / "rows.json")["rows"]
-        self.encoded = dict.fromkeys(self._codes, self.fingerprint)
+        self.encoded = {field: str(self.fingerprint) for field in self._codes}
         short = [f for f, x in self._codes.items() if len(x) != len(self._rows)]
         if short or len(self._rows) != header["rows"]:
             raise BraidError(f"{str(folder)!r} is incomplete; encode the data again")
