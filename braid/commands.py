@@ -263,7 +263,6 @@ def sample(
     the line itself, and written to `out` if given.
     """
     from braid import pipeline
-    from braid.evaluation.animate import animate
 
     if n < 1:
         raise BraidError(f"--n {n} must be at least 1")
@@ -306,6 +305,8 @@ def sample(
                 _save_text(str(made), _numbered(out, i, n))
             yield str(made)
     if trajectory is not None:
+        from braid.evaluation.animate import animate  # what it draws with takes a second to import
+
         animate(pipe, done[0], len(parts) - 1, trajectory)
         yield str(trajectory)
 
