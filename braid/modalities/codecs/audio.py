@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from braid.errors import BraidError
-from braid.modalities.codecs.codec import Codec, Coded
+from braid.modalities.codecs.codec import QuantisedCodec
 from braid.modalities.codecs.mel import FLOOR, filterbank, spectrum
-from braid.modalities.codecs.quantisers import quantiser as make_quantiser
-from braid.spaces import Continuous, Discrete
 
 
 class Lapped(nn.Module):
@@ -79,7 +76,7 @@ class Block(nn.Module):
         return x + self.out(functional.silu(self.into(self.norm(near))))
 
 
-class AudioCodec(Codec):
+class AudioCodec(QuantisedCodec):
     """Speech and other sound of one channel, of any length.
 
     The lapped transform and its inverse are fixed; the network maps `fold` of its frames to a cell
@@ -90,8 +87,6 @@ class AudioCodec(Codec):
 
     kind = "audio"
     medium = "audio"
-    mean: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -116,7 +111,6 @@ class AudioCodec(Codec):
             decoder: residual blocks of the decoder.
             fine: channels at the rate of the frames.
         """
-        super().__init__()
         if rate < 1000:
             raise BraidError(f"codec rate {rate} must be at least 1000 samples a second")
         if fold < 1 or stride < 2 * fold or stride % fold:
@@ -128,19 +122,19 @@ class AudioCodec(Codec):
                 f"codec widths {width} and {fine} must be positive, and its blocks {encoder} and "
                 f"{decoder} not negative"
             )
-        self.options: dict[str, Any] = {
-            "quantiser": quantiser,
-            "rate": rate,
-            "stride": stride,
-            "fold": fold,
-            "width": width,
-            "encoder": encoder,
-            "decoder": decoder,
-            "fine": fine,
-        }
-        self.stride, self.rate, self.card = stride, rate, {}
-        self.quantiser = q = make_quantiser(quantiser)
-        self.space = Discrete(q.size, q.groups) if q.size else Continuous(q.width)
+        super().__init__(
+            {
+                "quantiser": quantiser,
+                "rate": rate,
+                "stride": stride,
+                "fold": fold,
+                "width": width,
+                "encoder": encoder,
+                "decoder": decoder,
+                "fine": fine,
+            }
+        )
+        self.stride, self.rate, q = stride, rate, self.quantiser
         hop = stride // fold
         self.lapped = Lapped(hop)
         # n cells have n fold + 1 frames: convolutions of fold + 1 frames lead there and back
@@ -154,56 +148,9 @@ class AudioCodec(Codec):
         )
         self.spread = nn.ConvTranspose1d(width, fine, fold + 1, stride=fold)
         self.out = nn.Sequential(nn.LayerNorm(fine), nn.Linear(fine, hop))
-        # a continuous code is shown with mean 0 and deviation 1, measured after training
-        self.register_buffer("mean", torch.zeros(q.width))
-        self.register_buffer("scale", torch.ones(q.width))
 
-    def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return dict(self.options)
-
-    def forward(self, media: Tensor) -> Coded:
-        """Encode and decode sound [B, samples]."""
-        cells = self._cells(media)  # [B, frames, inputs]
-        coded = self.quantiser(cells.flatten(0, 1))
-        vectors = coded.vectors.view(*cells.shape[:2], -1)
-        codes = None if coded.codes is None else coded.codes.view(*cells.shape[:2], -1)
-        return Coded(self._sound(vectors)[:, : media.shape[1]], codes, coded.penalty)
-
-    @torch.no_grad()
-    def encode(self, media: Tensor) -> Tensor:
-        """Return codes [B, frames] (with groups or width as a last axis) of sound [B, samples].
-
-        Silence fills the last cell.
-        """
-        cells = self._cells(media)
-        coded = self.quantiser(cells.flatten(0, 1))
-        if coded.codes is None:
-            return (coded.vectors.view(*cells.shape[:2], -1) - self.mean) / self.scale
-        return coded.codes.view(*cells.shape[:2], *coded.codes.shape[1:])
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Return sound [B, frames * stride] in [-1, 1]."""
-        if isinstance(self.space, Continuous):
-            vectors = codes * self.scale + self.mean
-        else:
-            vectors = self.quantiser.vectors(codes)
-        return self._sound(vectors).clamp(-1, 1)
-
-    def table(self) -> Tensor | None:
-        """Return the quantiser's vectors; those of residual groups are joined."""
-        return self.quantiser.table() if self.quantiser.size else None
-
-    @torch.no_grad()
-    def standardise(self, media: Tensor) -> None:
-        """Measure mean and deviation of a continuous code on sound [B, samples]."""
-        if not self.quantiser.size:
-            vectors = self.encode(media).flatten(0, 1) * self.scale + self.mean
-            self.mean.copy_(vectors.mean(0))
-            self.scale.copy_(vectors.std(0).clamp(min=1e-4))
-
-    def _cells(self, media: Tensor) -> Tensor:
+    def cells(self, media: Tensor) -> Tensor:
+        """Return [B, frames, inputs] of sound [B, samples]; silence fills the last cell."""
         if media.ndim != 2 or not media.shape[1]:
             raise BraidError(
                 f"the codec reads sound [B, samples] of one channel, got {tuple(media.shape)}; "
@@ -216,7 +163,8 @@ class AudioCodec(Codec):
         x = self.gather(self.into(seen).movedim(-1, 1))
         return self.encoder(x.movedim(1, -1))
 
-    def _sound(self, vectors: Tensor) -> Tensor:
+    def media(self, vectors: Tensor) -> Tensor:
+        """Return sound [B, frames * stride] of [B, frames, width]."""
         x = self.spread(self.decoder(vectors).movedim(-1, 1))
         root = self.out(x.movedim(1, -1)) / _SCALE
         # a square that keeps its sign, and a slope at 0

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from braid.errors import BraidError
-from braid.spaces import Space
+from braid.modalities.codecs.quantisers import quantiser
+from braid.spaces import Continuous, Discrete, Space
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,77 @@ class Codec(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
+
+
+class QuantisedCodec(Codec):
+    """A network to cells, a quantiser, and a network back.
+
+    A subclass makes its networks and says `cells` and `media`; the rest follows.
+
+    Attributes:
+        options: the constructor's arguments.
+        quantiser: what makes codes of cells.
+        mean, scale: [width] with which a continuous code is shown with mean 0 and deviation 1.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """Make the quantiser of options["quantiser"], and what follows from it."""
+        super().__init__()
+        self.options, self.card = options, {}
+        self.quantiser = q = quantiser(options["quantiser"])
+        self.space = Discrete(q.size, q.groups) if q.size else Continuous(q.width)
+        self.register_buffer("mean", torch.zeros(q.width))
+        self.register_buffer("scale", torch.ones(q.width))
+
+    def cells(self, media: Tensor) -> Tensor:
+        """Return what is quantised, [B, ..., inputs] with the cells' axes between."""
+        raise NotImplementedError
+
+    def media(self, vectors: Tensor) -> Tensor:
+        """Return the media of quantised cells [B, ..., width]."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return dict(self.options)
+
+    def forward(self, media: Tensor) -> Coded:
+        """Encode and decode; what fills the last cell is cut off again."""
+        cells = self.cells(media)
+        coded = self.quantiser(cells.flatten(0, -2))
+        vectors = coded.vectors.view(*cells.shape[:-1], -1)
+        codes = None if coded.codes is None else coded.codes.view(*cells.shape[:-1], -1)
+        return Coded(self.media(vectors)[..., : media.shape[-1]], codes, coded.penalty)
+
+    @torch.no_grad()
+    def encode(self, media: Tensor) -> Tensor:
+        """Return codes [B, ...] of the cells, with groups or width as a last axis."""
+        cells = self.cells(media)
+        coded = self.quantiser(cells.flatten(0, -2))
+        if coded.codes is None:
+            return (coded.vectors.view(*cells.shape[:-1], -1) - self.mean) / self.scale
+        return coded.codes.view(*cells.shape[:-1], *coded.codes.shape[1:])
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return media in [-1, 1]."""
+        if self.quantiser.size:
+            vectors = self.quantiser.vectors(codes)
+        else:
+            vectors = codes * self.scale + self.mean
+        return self.media(vectors).clamp(-1, 1)
+
+    def table(self) -> Tensor | None:
+        """Return the quantiser's vectors; those of residual groups are joined."""
+        return self.quantiser.table() if self.quantiser.size else None
+
+    @torch.no_grad()
+    def standardise(self, media: Tensor) -> None:
+        """Measure mean and deviation of a continuous code on media [B, ...]."""
+        if not self.quantiser.size:
+            vectors = self.encode(media).flatten(0, -2) * self.scale + self.mean
+            self.mean.copy_(vectors.mean(0))
+            self.scale.copy_(vectors.std(0).clamp(min=1e-4))
