@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,21 @@ import torch
 from torch import Tensor
 
 from braid.errors import BraidError
-from braid.modalities import codecs
-from braid.modalities.codecs import Codec, Codes
-from braid.modalities.modality import Modality
-from braid.modalities.sounds import Sound, open_sound
-from braid.spaces import Continuous, Discrete, metric_table
-
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-"""Endings of the paths that are plainly sounds."""
+from braid.modalities.codecs import Codes
+from braid.modalities.coded import CodedModality
+from braid.modalities.sounds import SUFFIXES, Sound, open_sound
+from braid.spaces import Discrete, metric_table
 
 
-class Audio(Modality):
+class Audio(CodedModality):
     """Clips as the codes of a frozen codec; one or more of its frames make a token.
 
     Every clip fills the same canvas: silence before and after it is cut off (see `trim`), and
     silence fills up the end. So a span has the same length under every process, and needs no
-    symbol that closes it. The codec runs on the CPU; its weights are read when the first clip is.
+    symbol that closes it.
     """
 
-    lossless = False
+    medium, means = "audio", "sound"
 
     def __init__(
         self,
@@ -48,36 +43,17 @@ class Audio(Modality):
             frames_per_token: frames of the codec that make a token.
             field: field of the raw examples that holds the sound; the name if None.
         """
-        self.name, self.field, self.source = name, field or name, codec
-        self.card = codecs.card_of(codec)
-        shell = codecs.shell(codec)
-        if shell.medium != "audio":
-            raise BraidError(
-                f"codec {codec!r} is for {shell.medium} data; {name} needs one for sound"
-            )
+        super().__init__(name, field or name, codec)
         if not (math.isfinite(seconds) and seconds > 0):
             raise BraidError(f"{name} seconds {seconds} must be a positive number")
         if frames_per_token < 1:
             raise BraidError(f"{name} frames_per_token {frames_per_token} must be at least 1")
-        self.rate, self.stride, self.seconds = shell.rate, shell.stride, seconds
+        self.rate, self.stride, self.seconds = self.shell.rate, self.shell.stride, seconds
         self.frames_per_token = frames_per_token
         # a hundredth of a sample is no reason for another token
         n = math.ceil((seconds * self.rate - 0.01) / (self.stride * frames_per_token))
         self.shape, self.samples = (n,), n * self.stride * frames_per_token
-        self._cell = shell.space
-        if isinstance(self._cell, Discrete):
-            self.space = Discrete(self._cell.size, self._cell.groups * frames_per_token)
-        else:
-            self.space = Continuous(self._cell.width * frames_per_token)
-        self._codec: Codec | None = None
-        self.converted: Counter[str] = Counter()
-
-    @property
-    def codec(self) -> Codec:
-        """The codec with its weights."""
-        if self._codec is None:
-            self._codec = codecs.load(self.source)
-        return self._codec
+        self.space = self._joined(frames_per_token)
 
     def accepts(self, raw: object) -> bool:
         """Accept sounds, and paths that end like one."""
@@ -119,7 +95,7 @@ class Audio(Modality):
         """
         if not len(tokens):
             return Sound(torch.zeros(self.samples).numpy(), self.rate)
-        cells = tokens.cpu().reshape(self._cell.shape(len(tokens) * self.frames_per_token))
+        cells = tokens.cpu().reshape(self.shell.space.shape(len(tokens) * self.frames_per_token))
         samples = self.codec.decode(cells[None])[0].float()
         return Sound(trim(samples, self.rate).numpy(), self.rate)
 
@@ -138,32 +114,13 @@ class Audio(Modality):
 
         Symbols of residual groups have a table each; theirs are nearly equal distances.
         """
-        if not isinstance(self._cell, Discrete):
+        cell = self.shell.space
+        if not isinstance(cell, Discrete):
             return super().metric()
-        table = self.codec.table() if self._cell.groups == 1 else None
+        table = self.codec.table() if cell.groups == 1 else None
         if table is None:
-            return {"table": metric_table(self._cell.size)}
+            return {"table": metric_table(cell.size)}
         return {"table": table.detach().clone(), "distance": "ordinal", "power": 2, "c": 12.0}
-
-    def state(self) -> dict[str, Any]:
-        """Return which codec the tokens are of."""
-        return {"codec": self.card["fingerprint"]}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Refuse another codec than the one that the model was trained with."""
-        if state.get("codec") != self.card["fingerprint"]:
-            raise BraidError(
-                f"{self.name}: {self.source!r} is a codec that does not belong to the checkpoint: "
-                f"the model was trained with codec {state.get('codec')}, this is codec "
-                f"{self.card['fingerprint']}; give the model's own codec"
-            )
-
-    def folders(self) -> dict[str, Path]:
-        """Return the codec's folder, which belongs to a saved model."""
-        return {"codec": codecs.find(self.source)}
-
-    def _note(self, why: str) -> None:
-        self.converted[why] += 1
 
 
 def trim(samples: Tensor, rate: int, below: float = 40.0, margin: float = 0.05) -> Tensor:

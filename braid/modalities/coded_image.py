@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,23 +11,18 @@ from PIL import Image as PIL
 from torch import Tensor, nn
 
 from braid.errors import BraidError, unknown
-from braid.modalities import codecs
-from braid.modalities.codecs import Codec, Codes
+from braid.modalities.codecs import Codes
+from braid.modalities.coded import CodedModality
 from braid.modalities.image import Image
-from braid.modalities.modality import Modality
 from braid.modalities.patching import Ascent, Descent
 from braid.modalities.pictures import convert, fit_to, open_picture
-from braid.spaces import Continuous, Discrete, Space
+from braid.spaces import Discrete
 
 
-class CodedImage(Modality):
-    """Pictures as the codes of a frozen codec; patch x patch cells make a token.
+class CodedImage(CodedModality):
+    """Pictures as the codes of a frozen codec; patch x patch cells make a token."""
 
-    The codec decides whether tokens are symbols or vectors. Its weights are read when the first
-    picture is.
-    """
-
-    lossless = False
+    medium, means = "image", "pictures"
 
     def __init__(
         self,
@@ -56,18 +49,12 @@ class CodedImage(Modality):
             field: field of the raw examples that holds the picture.
         """
         height, width = (size, size) if isinstance(size, int) else size
-        self.name, self.field, self.source = name, field, codec
-        self.card = codecs.card_of(codec)
-        shell = codecs.shell(codec)
-        if shell.medium != "image":
-            raise BraidError(
-                f"codec {codec!r} is for {shell.medium}; {name} needs one for pictures"
-            )
-        self.channels, self.edge = shell.channels, shell.stride * patch
+        super().__init__(name, field, codec)
+        self.channels, self.edge = self.shell.channels, self.shell.stride * patch
         if patch < 1 or height % self.edge or width % self.edge or min(height, width) < 1:
             raise BraidError(
                 f"image size {(height, width)} is not a multiple of the {self.edge} pixels of a "
-                f"token (codec stride {shell.stride} x patch {patch}); change one of them"
+                f"token (codec stride {self.shell.stride} x patch {patch}); change one of them"
             )
         self.height, self.width, self.patch, self.resize = height, width, patch, resize
         self.shape = self.rectangle = (height // self.edge, width // self.edge)
@@ -79,21 +66,12 @@ class CodedImage(Modality):
         self.budget = budget
         side = budget if budget is not None else 0
         self.grid = (max(self.shape[0], side), max(self.shape[1], side))
-        self.space = _joined(shell.space, patch)
+        self.space = self._joined(patch**2)
         if patching not in ("linear", "unet"):
             raise unknown("patching", patching, ("linear", "unet"))
         if patching == "unet" and (budget is not None or isinstance(self.space, Discrete)):
             raise BraidError("patching 'unet' needs continuous codes and pictures of one size")
-        self.patching, self._shell = patching, shell
-        self._codec: Codec | None = None
-        self.converted: Counter[str] = Counter()
-
-    @property
-    def codec(self) -> Codec:
-        """The codec with its weights."""
-        if self._codec is None:
-            self._codec = codecs.load(self.source)
-        return self._codec
+        self.patching = patching
 
     def accepts(self, raw: object) -> bool:
         """Accept PIL pictures, arrays of 2 or 3 axes, and paths of pictures."""
@@ -146,7 +124,7 @@ class CodedImage(Modality):
             .permute(0, 2, 1, 3, 4)
             .reshape(rows * p, columns * p, -1)
         )
-        if isinstance(self._shell.space, Discrete) and self._shell.space.groups == 1:
+        if isinstance(self.shell.space, Discrete) and self.shell.space.groups == 1:
             cells = cells[..., 0]
         pixels = ((self.codec.decode(cells[None].cpu())[0] + 1) * 127.5).round().clamp(0, 255)
         array = pixels.permute(1, 2, 0).to(torch.uint8).numpy()
@@ -181,30 +159,14 @@ class CodedImage(Modality):
     def embedder(self, width: int, extra: int = 0) -> nn.Module:
         """Return the way in: of the space, or a U-Net's descent."""
         if self.patching == "unet":
-            return Descent(self._shell.space, self.rectangle, self.patch, width)
+            return Descent(self.shell.space, self.rectangle, self.patch, width)
         return super().embedder(width, extra)
 
     def head(self, width: int) -> nn.Module:
         """Return the way out: of the space, or a U-Net's ascent."""
         if self.patching == "unet":
-            return Ascent(self._shell.space, self.rectangle, self.patch, width)
+            return Ascent(self.shell.space, self.rectangle, self.patch, width)
         return super().head(width)
-
-    def state(self) -> dict[str, Any]:
-        """Return which codec the tokens are of."""
-        return {"codec": self.card["fingerprint"]}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Refuse another codec than the one that the model was trained with."""
-        if state.get("codec") != self.card["fingerprint"]:
-            raise BraidError(
-                f"{self.name}: the model was trained with codec {state.get('codec')}, "
-                f"{self.source!r} is codec {self.card['fingerprint']}; give the model's own codec"
-            )
-
-    def folders(self) -> dict[str, Path]:
-        """Return the codec's folder, which belongs to a saved model."""
-        return {"codec": codecs.find(self.source)}
 
     def _size(self, picture: PIL.Image) -> tuple[int, int]:
         """Return (width, height) in pixels to which a picture is brought."""
@@ -216,13 +178,3 @@ class CodedImage(Modality):
         while rows * columns > self.budget:
             rows, columns = (rows - 1, columns) if rows > columns else (rows, columns - 1)
         return columns * self.edge, rows * self.edge
-
-    def _note(self, why: str) -> None:
-        self.converted[why] += 1
-
-
-def _joined(space: Space, patch: int) -> Space:
-    """Return the space of patch x patch cells."""
-    if isinstance(space, Discrete):
-        return Discrete(space.size, space.groups * patch**2)
-    return Continuous(space.width * patch**2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from braid.errors import BraidError
-from braid.modalities import MODALITIES, Audio, codecs
+from braid.modalities import MODALITIES, Audio, CodedImage, codecs
 from braid.modalities.audio import trim
 from braid.modalities.codecs import AudioCodec, Codes, ImageCodec
 from braid.modalities.sounds import Sound
@@ -176,6 +176,8 @@ def test_options_that_cannot_be_are_refused(folders, tmp_path):
     codecs.save(ImageCodec(width=8, fine=8), tmp_path / "pictures")
     with pytest.raises(BraidError, match="is for image data; audio needs one for sound"):
         Audio(codec=str(tmp_path / "pictures"))
+    with pytest.raises(BraidError, match="is for audio data; image needs one for pictures"):
+        CodedImage(codec=codec)
 
 
 def test_it_reads_the_field_of_its_name_unless_told(folders):
