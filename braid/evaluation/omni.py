@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from braid.config import EvaluateConfig
-from braid.data import Joined, open_data
+from braid.data import Joined
 from braid.data.sources import Source
 from braid.data.sources import digits as real_digits
 from braid.errors import BraidError
@@ -17,7 +17,7 @@ from braid.evaluation.listener import Listener
 from braid.evaluation.metrics import mean
 from braid.evaluation.quality import Judge, accuracy
 from braid.evaluation.scenes import scenes_suite
-from braid.evaluation.speech import readable, speech_suite, spoken_words, word
+from braid.evaluation.speech import judge_speech, readable, train_listeners, word
 from braid.modalities import open_picture
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -32,25 +32,28 @@ def omni_suite(
     """
     if not isinstance(held_out, Joined) or not {"digits", "speech"} <= held_out.parts.keys():
         raise BraidError("the omni suite needs a data.mix with the parts scenes, digits and speech")
+    listeners = train_listeners(pipe)
     out = scenes_suite(pipe, held_out, config, seed)
-    spoken = speech_suite(pipe, held_out.parts["speech"], config, seed)
+    spoken = judge_speech(pipe, held_out.parts["speech"], config, seed, listeners)
     out.numbers |= {f"speech_{k}": v for k, v in spoken.numbers.items()}
     out.sounds |= spoken.sounds
-    _digits(pipe, held_out.parts["digits"], config, seed, out)
+    _digits(pipe, held_out.parts["digits"], config, seed, listeners["digit"], out)
     return out
 
 
 def _digits(
-    pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int, out: Evaluation
+    pipe: Pipeline,
+    held_out: Source,
+    config: EvaluateConfig,
+    seed: int,
+    listener: Listener,
+    out: Evaluation,
 ) -> None:
-    count = min(len(held_out), config.limit or config.drawings)
-    rows, _ = readable(pipe, held_out, count)
+    rows, _ = readable(pipe, held_out, config.limit or config.drawings)
     names = [str(r["text"]) for r in rows]
     train = real_digits("train")
     seen = [train[i] for i in range(len(train))]
     judge = Judge.train([open_picture(r["image"]) for r in seen], [r["text"] for r in seen])
-    data = open_data(pipe.experiment.data, pipe.experiment.seed).parts["speech"].train
-    listener = Listener.train(*spoken_words(pipe, data, -1))
 
     def ask(documents: list[list[Any]], **options: Any) -> list[Any]:
         return [p[-1] for p in pipe.batch(documents, rows=64, **options)]
@@ -68,7 +71,7 @@ def _digits(
         out.numbers.update(mean(right).numbers(name))
 
     drawing = {"steps": config.steps, "guidance": config.guidance}
-    seeds = range(seed, seed + count)
+    seeds = range(seed, seed + len(rows))
     pictures = [Part("image", r["image"]) for r in rows]
     clips = [Part("audio", r["audio"]) for r in rows]
     captions = ask([[p, Hole("text")] for p in pictures], temperature=0.0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from braid.config import EvaluateConfig
 from braid.data import open_data
 from braid.data.sources import Source
@@ -19,6 +17,12 @@ from braid.modalities.audio import Audio
 from braid.modalities.sounds import open_sound
 from braid.pipeline import Hole, Part, Pipeline
 
+PLACES = {"digit": -1, "speaker": 0}
+"""What a listener hears, and which word of a caption says it."""
+
+Listeners = dict[str, Listener]
+"""A listener for each of PLACES."""
+
 
 def speech_suite(
     pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 0
@@ -28,9 +32,26 @@ def speech_suite(
     Listeners trained on real clips judge what the model says; their own accuracy on held-out clips
     stands beside.
     """
-    modality = pipe.braid.strand("audio").modality
-    if not isinstance(modality, Audio):
-        raise BraidError("the speech suite needs an audio strand of kind 'audio'")
+    return judge_speech(pipe, held_out, config, seed, train_listeners(pipe))
+
+
+def train_listeners(pipe: Pipeline) -> Listeners:
+    """Return listeners that learned from the training clips of a model's experiment."""
+    modality = _modality(pipe)
+    data = open_data(pipe.experiment.data, pipe.experiment.seed)
+    train = data.parts["speech"].train if "speech" in data.parts else data.train
+    rows = [train[i] for i in range(len(train))]
+    clips = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
+    return {
+        name: Listener.train(clips, [word(r["text"], place) for r in rows], modality.rate)
+        for name, place in PLACES.items()
+    }
+
+
+def judge_speech(
+    pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int, listeners: Listeners
+) -> Evaluation:
+    """Evaluate a model on held-out clips with captions; listeners judge what it says."""
     rows, left_out = readable(pipe, held_out, config.limit or len(held_out))
     texts = [r["text"] for r in rows]
     out = Evaluation(numbers={"held_out": len(rows), "left_out": left_out})
@@ -42,24 +63,31 @@ def speech_suite(
     ]
     out.numbers |= exact_match(said, texts).numbers("transcript_accuracy")
     out.numbers |= word_error_rate(said, texts).numbers("word_error_rate")
-    for name, place in (("digit", -1), ("speaker", 0)):
+    for name, place in PLACES.items():
         heard = [float(word(a, place) == word(b, place)) for a, b in zip(said, texts, strict=True)]
         out.numbers |= mean(heard).numbers(f"{name}_understood")
-    _speak(pipe, modality, rows, texts, config, seed, out)
+    _speak(pipe, rows, config, seed, listeners, out)
     return out
+
+
+def _modality(pipe: Pipeline) -> Audio:
+    """Return the modality of sound."""
+    modality = pipe.braid.strand("audio").modality
+    if not isinstance(modality, Audio):
+        raise BraidError("the speech suite needs an audio strand of kind 'audio'")
+    return modality
 
 
 def _speak(
     pipe: Pipeline,
-    modality: Audio,
     rows: Sequence[dict],
-    texts: Sequence[str],
     config: EvaluateConfig,
     seed: int,
+    listeners: Listeners,
     out: Evaluation,
 ) -> None:
-    data = open_data(pipe.experiment.data, pipe.experiment.seed)
-    train = data.parts["speech"].train if "speech" in data.parts else data.train
+    """Say captions, and compare what is heard of them with what is heard of real clips."""
+    modality, texts = _modality(pipe), [r["text"] for r in rows]
     asked = [texts[i % len(texts)] for i in range(config.drawings)]
     done = pipe.batch(
         [[t, Hole("audio")] for t in asked],
@@ -71,29 +99,16 @@ def _speak(
     spoken = [p[-1] for p in done]
     own = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
     coded = [modality.decode(modality.encode(r["audio"])) for r in rows]
-    for name, place in (("digit", -1), ("speaker", 0)):
-        listener = Listener.train(*spoken_words(pipe, train, place))
-        true = [word(t, place) for t in texts]
-        wanted = [word(t, place) for t in asked]
-        for what, heard, labels in (
-            ("listener", listener(own), true),
-            ("decoded", listener(coded), true),
-            ("spoken", listener(spoken), wanted),
+    for name, listener in listeners.items():
+        true, wanted = ([word(t, PLACES[name]) for t in said] for said in (texts, asked))
+        for what, clips, labels in (
+            ("listener", own, true),
+            ("decoded", coded, true),
+            ("spoken", spoken, wanted),
         ):
-            right = [float(a == b) for a, b in zip(heard, labels, strict=True)]
+            right = [float(a == b) for a, b in zip(listener(clips), labels, strict=True)]
             out.numbers |= mean(right).numbers(f"{what}_{name}_accuracy")
     out.sounds["Spoken"] = list(zip(asked, spoken, strict=True))[:12]
-
-
-def spoken_words(
-    pipe: Pipeline, source: Source, place: int
-) -> tuple[list[np.ndarray], list[str], int]:
-    """Return the clips of a source, a word of each caption, and the rate, to train a listener."""
-    modality = pipe.braid.strand("audio").modality
-    assert isinstance(modality, Audio), "checked by the suite"
-    rows = [source[i] for i in range(len(source))]
-    clips = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
-    return clips, [word(r["text"], place) for r in rows], modality.rate
 
 
 def readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], int]:

@@ -1,0 +1,110 @@
+"""The suites of speech: each clip is judged against its own caption, whatever rows are left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from braid import config
+from braid.config import Experiment
+from braid.data import open_data
+from braid.data.sources import Examples
+from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.omni import _digits
+from braid.evaluation.speech import speech_suite, train_listeners
+from braid.modalities.sounds import Sound
+from braid.pipeline import Pipeline
+from braid.recipes import resolve
+from tests.evaluation.test_listener import RATE, glide
+from tests.laws import models
+
+pytest.importorskip("sklearn")
+pytest.importorskip("jiwer")
+
+SPEAKERS = {"anna": ("low", "high"), "theo": ("rising", "falling")}
+"""Speaker -> the sounds that stand for one and two."""
+
+
+def clips(folder: Path, name: str, count: int, first: int) -> Path:
+    """Write sounds with captions, "anna says one", as JSON lines."""
+    rows = []
+    for i in range(count):
+        speaker = list(SPEAKERS)[i % 2]
+        digit = i // 2 % 2
+        path = folder / f"{name}-{i}.wav"
+        Sound(glide(SPEAKERS[speaker][digit], first + i), RATE).save(path)
+        text = f"{speaker} says {('one', 'two')[digit]}"
+        rows.append({"audio": path.name, "caption": text, "digit": digit + 1})
+    out = folder / f"{name}.jsonl"
+    out.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return out
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """Return training and held-out clips."""
+    folder = tmp_path_factory.mktemp("clips")
+    return clips(folder, "train", 24, 0), clips(folder, "validation", 8, 1000)
+
+
+def untrained(made: Experiment) -> Pipeline:
+    """Return a model of an experiment before training."""
+    modalities = [config.make_modality(n, s) for n, s in made.strands.items()]
+    for modality in modalities:
+        modality.fit(["anna says one", "theo says two", "a handwritten one"])
+    torch.manual_seed(0)
+    return Pipeline(config.build(made, {m.name: m.state() for m in modalities}), made)
+
+
+@pytest.fixture(scope="module")
+def speaking(files) -> Pipeline:
+    """Return an untrained model of the speech recipe."""
+    train, validation = files
+    columns = "data.columns={audio: audio, text: caption, digit: digit}"
+    paths = (f"data.path={train}", f"data.validation={validation}", columns)
+    small = ("evaluate.steps=1", "evaluate.drawings=5", "evaluate.limit=4")
+    return untrained(resolve("speech", [*models.SMALL, *paths, *small]))
+
+
+def test_listeners_know_the_clips_that_they_learned_from(speaking):
+    listeners = train_listeners(speaking)
+    assert list(listeners) == ["digit", "speaker"]
+    for i, (speaker, sounds) in enumerate(SPEAKERS.items()):
+        heard = [glide(x, 2000 + i) for x in sounds]
+        assert listeners["digit"](heard) == ["one", "two"]
+        assert listeners["speaker"](heard) == [speaker] * 2
+
+
+def test_real_clips_are_heard_as_what_their_captions_say(speaking):
+    made = speaking.experiment
+    held_out = open_data(made.data, made.seed).held_out
+    out = speech_suite(speaking, held_out, made.evaluate)
+    numbers = out.numbers
+    assert (numbers["held_out"], numbers["left_out"]) == (4, 0)
+    assert numbers["listener_digit_accuracy"] == numbers["listener_speaker_accuracy"] == 1
+    for kind in ("decoded", "spoken"):
+        assert all(0 <= numbers[f"{kind}_{name}_accuracy"] <= 1 for name in ("digit", "speaker"))
+    assert len(out.sounds["Spoken"]) == 5
+
+
+def test_digits_that_cannot_be_heard_are_left_out_and_the_others_asked(files):
+    train, validation = files
+    paths = (f"speech={train}", f"speech_validation={validation}")
+    made = resolve("omni", [*models.SMALL, *paths, "evaluate.steps=1"])
+    pipe = untrained(made)
+    good = Sound(glide("low", 1), RATE)
+    columns = {
+        "image": [np.zeros((8, 8), np.uint8)] * 4,
+        "text": ["one", "two", "one", "two"],
+        "caption": ["a handwritten one"] * 4,
+        "audio": [good, Sound(np.zeros(RATE, np.float32), RATE), good, good],
+    }
+    out = Evaluation()
+    options = made.evaluate.model_copy(update={"limit": 4})
+    _digits(pipe, Examples("digits", columns), options, 0, train_listeners(pipe)["digit"], out)
+    assert len(out.sounds["Digits read aloud"]) == 3
+    assert 0 <= out.numbers["digit_spoken_from_picture"] <= 1
