@@ -195,6 +195,8 @@ class DataConfig(Model):
     """Largest share of unreadable rows; above it the run stops."""
     match: tuple[str, str] | None = None
     """Two fields whose embeddings are pulled together, such as ["text", "image"], for retrieval."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read and encode rows beside training; with 0, a thread does."""
     row: int | None = Field(default=None, ge=1)
     """Pack documents into rows of this many tokens; None gives each document a row."""
 
@@ -261,9 +263,44 @@ class TrainConfig(Model):
     save_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=2, ge=1)
-    """Checkpoints that are kept."""
+    """Verified checkpoints that are kept, the newest ones; with 2, one is always there to fall
+    back on."""
+    keep_every: int = Field(default=0, ge=0)
+    """Steps between checkpoints that are kept for ever; 0 keeps none."""
+    save_in_background: bool = False
+    """Write checkpoints beside training; an error is raised at the next step."""
+    on_save_error: Literal["stop", "warn"] = "stop"
+    """What follows a checkpoint that cannot be written."""
+    bad_steps: int = Field(default=10, ge=1)
+    """Steps in a row whose loss or gradient is not finite, before the run goes back to its last
+    checkpoint and on with later data; each of them is skipped by all ranks."""
+    rollbacks: int = Field(default=3, ge=0)
+    """How often a run goes back before it gives up."""
+    spike: float | None = Field(default=None, gt=0)
+    """Skip steps whose gradient norm is this many deviations (median absolute deviation, scaled)
+    above the median of the last 100; none looks for no spikes."""
+    loggers: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Where metrics go beside metrics.jsonl; none of them can stop a run."""
     preview_every: int = Field(default=500, ge=0)
     """Steps between drawn previews; 0 draws none."""
+
+
+class ParallelConfig(Model):
+    """How a run is laid over processes; torchrun says how many there are.
+
+    None of it changes what is learned: a run may go on with other values.
+    """
+
+    shard: int | None = Field(default=None, ge=1)
+    """Ranks over which parameters are sharded (FSDP2); the others repeat them. None is all."""
+    tensor: int = Field(default=1, ge=1)
+    """Ranks over which each matrix of a block is split."""
+    recompute: bool = False
+    """Compute a block's activations again in the backward pass, to save memory."""
+    offload: bool = False
+    """Keep sharded parameters and the optimiser's state in the host's memory."""
+    seconds: float = Field(default=600.0, gt=0)
+    """Time after which a rank that waits for others gives up."""
 
 
 class EvaluateConfig(Model):
@@ -300,6 +337,7 @@ class Experiment(Model):
     transformer: TransformerConfig
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    parallel: ParallelConfig = ParallelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")

@@ -1,0 +1,5 @@
+"""Several processes as one: who they are, and how a model is laid over them."""
+
+from braid.parallel.world import World, join, launched, leave
+
+__all__ = ["World", "join", "launched", "leave"]
