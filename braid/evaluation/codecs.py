@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from braid.data import Source
+from braid.data.rows import require
 from braid.errors import BraidError
 from braid.evaluation.evaluation import Number
 from braid.evaluation.metrics import mean, psnr, si_sdr, ssim
@@ -24,6 +25,9 @@ from braid.spaces import Discrete
 
 Media = Tensor
 """All media of a data set: pictures uint8 [n, C, H, W] or sound float32 [n, samples]."""
+
+SSIM_SIDE = 11
+"""Side of the smallest pictures whose structural similarity is measured: that of its window."""
 
 
 class MediaReader(Protocol):
@@ -140,6 +144,8 @@ def evaluate_codec(
     bootstrap intervals. Sound: SI-SDR and the distance of log-mel spectra. Both: bits, and how much
     of the codebook is used.
     """
+    if codec.medium == "image" and size >= SSIM_SIDE:
+        require("torchmetrics.functional.image", "eval")  # what is missing is found before any work
     reader = MEDIA[codec.medium](codec, size)
     media = reader.read(source, limit)
     codes, made = [], []
@@ -171,7 +177,7 @@ def _distortion(codec: Codec, media: Media, made: Tensor) -> dict[str, Number]:
         shown = ((made + 1) * 127.5).round().clamp(0, 255)
         real, drawn = (x.permute(0, 2, 3, 1).numpy().astype(np.uint8) for x in (media, shown))
         found: dict[str, Number] = dict(mean(np.minimum(psnr(real, drawn), 100)).numbers("psnr"))
-        if min(real.shape[1:3]) >= 11:  # its window
+        if min(real.shape[1:3]) >= SSIM_SIDE:
             found |= mean(ssim(real, drawn)).numbers("ssim")
         return found
     n = min(media.shape[1], made.shape[1])

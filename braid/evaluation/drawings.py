@@ -20,6 +20,7 @@ from PIL import Image as PIL
 from braid import storage
 from braid.config import EvaluateConfig
 from braid.data import open_data
+from braid.data.rows import require
 from braid.data.sources import Source
 from braid.errors import BraidError
 from braid.evaluation.captions import bleu, cider, exact_match
@@ -127,6 +128,8 @@ def drawings(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int
     ("floor"), and these through the model's codec ("coded").
     """
     strands = pipe.braid.strands
+    if "text" in strands and strands["text"].process is not None:
+        require("sacrebleu.metrics", "eval")  # what is missing is found before any work
     reads = "image" if "image" in strands else "vision"
     run = _Run(pipe, _maker(pipe, reads), config, seed, Evaluation())
     real = read(held_out, run.maker, config.limit or HELD_OUT)

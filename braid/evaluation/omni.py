@@ -17,7 +17,7 @@ from braid.evaluation.listener import Listener
 from braid.evaluation.metrics import mean
 from braid.evaluation.quality import Judge, accuracy
 from braid.evaluation.scenes import scenes_suite
-from braid.evaluation.speech import judge_speech, readable, train_listeners, word
+from braid.evaluation.speech import judge_speech, need_extras, readable, train_listeners, word
 from braid.modalities import open_picture
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -32,6 +32,7 @@ def omni_suite(
     """
     if not isinstance(held_out, Joined) or not {"digits", "speech"} <= held_out.parts.keys():
         raise BraidError("the omni suite needs a data.mix with the parts scenes, digits and speech")
+    need_extras()
     listeners = train_listeners(pipe)
     out = scenes_suite(pipe, held_out, config, seed)
     spoken = judge_speech(pipe, held_out.parts["speech"], config, seed, listeners)

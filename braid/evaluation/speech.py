@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from braid.config import EvaluateConfig
 from braid.data import open_data
+from braid.data.rows import require
 from braid.data.sources import Source
 from braid.errors import BraidError
 from braid.evaluation.captions import exact_match, word_error_rate
@@ -32,7 +33,14 @@ def speech_suite(
     Listeners trained on real clips judge what the model says; their own accuracy on held-out clips
     stands beside.
     """
+    need_extras()
     return judge_speech(pipe, held_out, config, seed, train_listeners(pipe))
+
+
+def need_extras() -> None:
+    """Refuse to begin where a library is missing that is used after minutes of work."""
+    for module in ("jiwer", "sklearn.svm"):
+        require(module, "eval")
 
 
 def train_listeners(pipe: Pipeline) -> Listeners:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -203,3 +205,13 @@ def test_drawings_through_a_codec_stand_beside_pictures_through_it():
     for name in ("coded_accuracy", "pixel_frechet_coded", "feature_kernel_coded"):
         assert np.isfinite(out.numbers[name])
     assert "same codec" in out.numbers["image_bits_per_dimension_note"]
+
+
+def test_a_missing_library_is_found_before_any_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    nothing = Examples("nothing", {"image": [None], "text": [None]})
+    with pytest.raises(BraidError, match="sacrebleu is not installed"):
+        drawings(models.pipeline("fudoki"), nothing, SMALL)
+    with pytest.raises(BraidError, match="no row of nothing"):
+        monkeypatch.undo()
+        drawings(models.pipeline("fudoki"), nothing, SMALL)

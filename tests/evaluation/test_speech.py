@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 
 from braid import config
 from braid.config import Experiment
-from braid.data import open_data
+from braid.data import Joined, Source, open_data
 from braid.data.sources import Examples
+from braid.errors import BraidError
 from braid.evaluation.evaluation import Evaluation
-from braid.evaluation.omni import _digits
+from braid.evaluation.omni import _digits, omni_suite
 from braid.evaluation.speech import speech_suite, train_listeners
 from braid.modalities.sounds import Sound
 from braid.pipeline import Pipeline
@@ -108,3 +110,24 @@ def test_digits_that_cannot_be_heard_are_left_out_and_the_others_asked(files):
     _digits(pipe, Examples("digits", columns), options, 0, train_listeners(pipe)["digit"], out)
     assert len(out.sounds["Digits read aloud"]) == 3
     assert 0 <= out.numbers["digit_spoken_from_picture"] <= 1
+
+
+@pytest.mark.parametrize("library", ["jiwer", "sklearn.svm"])
+@pytest.mark.parametrize("suite", [speech_suite, omni_suite])
+def test_a_missing_library_is_found_before_any_work(library, suite, speaking, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    nothing = Joined(dict.fromkeys(("digits", "speech"), Unreadable()))
+    with pytest.raises(BraidError, match=r"not installed; run: pip install .*\[eval\]"):
+        suite(speaking, nothing, speaking.experiment.evaluate)
+
+
+class Unreadable(Source):
+    """Rows that nobody may read."""
+
+    name, fields = "unreadable", ("audio", "text")
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> dict:
+        raise AssertionError("read before the libraries were looked for")
