@@ -6,6 +6,7 @@ a model with another codec refuses it.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from braid import storage
 from braid.data.rows import Row, Source
 from braid.errors import BraidError
+from braid.modalities import conversions
 from braid.modalities.codecs import Codec, Codes
 from braid.modalities.pictures import convert, fit_to, open_picture
 from braid.spaces import Discrete
@@ -77,6 +79,7 @@ def write(
     rows: list[dict[str, Any]] = []
     codes: dict[str, list[Tensor]] = {}
     waiting: list[dict[str, Tensor]] = []
+    converted: dict[str, Counter[str]] = defaultdict(Counter)
     skipped = 0
     total = min(limit or len(source), len(source))
 
@@ -94,7 +97,7 @@ def write(
         try:
             row = source[i]
             pictures = pictures or tuple(f for f, v in row.items() if _is_picture(f, v))
-            media = {f: _pixels(row.get(f), codec, size) for f in pictures}
+            media = {f: _pixels(row.get(f), codec, size, converted[f]) for f in pictures}
         except (BraidError, OSError):
             skipped += 1
             continue
@@ -110,6 +113,8 @@ def write(
     flush()
     if not codes:
         raise BraidError(f"{source.name} holds no pictures")
+    for line in conversions(converted) if console is not None else ():
+        console.print(line, highlight=False, soft_wrap=True)
     return _save(codec, source, out, rows, codes, skipped)
 
 
@@ -141,7 +146,11 @@ def _is_picture(field: str, value: object) -> bool:
     return isinstance(value, PIL.Image)
 
 
-def _pixels(value: Any, codec: Codec, size: int) -> Tensor:
-    picture = fit_to(convert(open_picture(value), codec.channels), (size, size), resize=True)
+def _pixels(value: Any, codec: Codec, size: int, converted: Counter[str]) -> Tensor:
+    def note(done: str) -> None:
+        converted[done] += 1
+
+    picture = convert(open_picture(value), codec.channels, note=note)
+    picture = fit_to(picture, (size, size), resize=True)
     pixels = torch.from_numpy(np.array(picture)).view(size, size, codec.channels)
     return pixels.permute(2, 0, 1).float() / 127.5 - 1

@@ -4,7 +4,7 @@ from braid.modalities.audio import Audio
 from braid.modalities.coded_image import CodedImage
 from braid.modalities.image import Image, open_picture
 from braid.modalities.label import Label
-from braid.modalities.modality import Modality, Tokens
+from braid.modalities.modality import Modality, Tokens, conversions
 from braid.modalities.text import Text
 from braid.modalities.vision import Vision
 
@@ -27,5 +27,6 @@ __all__ = [
     "Text",
     "Tokens",
     "Vision",
+    "conversions",
     "open_picture",
 ]

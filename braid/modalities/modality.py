@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from braid.errors import BraidError
 from braid.spaces import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -37,6 +39,7 @@ class Modality:
         generated: it can be written, not only read.
         lossless: data that its tokens stand for comes back bit for bit.
         closes: its tokens depend on what follows, as a text's closing symbol does.
+        converted: how often raw data was converted, by what was done to it.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Modality:
     generated: bool = True
     lossless: bool = True
     closes: bool = False
+    converted: Mapping[str, int] = MappingProxyType({})
 
     def accepts(self, raw: object) -> bool:
         """Return whether raw data is plainly of this modality, as a string is text."""
@@ -156,3 +160,20 @@ class Modality:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
+
+
+def conversions(converted: Mapping[str, Mapping[str, int]], most: int = 10) -> list[str]:
+    """Return lines such as "image: 12 x palette converted to RGB", the most frequent kinds first.
+
+    Args:
+        converted: name -> how often something was converted, by what was done to it.
+        most: lines of a name; what is rarer is summed up.
+    """
+    lines = []
+    for name, counts in converted.items():
+        kinds = Counter(counts).most_common()
+        lines += [f"{name}: {count} x {done}" for done, count in kinds[:most]]
+        if kinds[most:]:
+            rest = sum(count for _, count in kinds[most:])
+            lines.append(f"{name}: {rest} x converted in {len(kinds) - most} other ways")
+    return lines

@@ -23,6 +23,7 @@ from braid.data import Data, Loader, open_data, streams_for, texts_of
 from braid.device import choose
 from braid.errors import BraidError
 from braid.layout import Batch
+from braid.modalities import conversions
 from braid.pipeline import load
 from braid.training import checkpoint
 from braid.training.checkpoint import State
@@ -196,6 +197,8 @@ class Trainer:
             logger.close()
         if self.state.step:
             self.save()
+        for line in conversions({n: s.modality.converted for n, s in self.braid.strands.items()}):
+            logger.say(line)
         if not self.stopped and c.ema:
             EMA._copy(self.braid, self.ema.average)
         return self.braid.eval()

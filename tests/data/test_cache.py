@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from braid import storage
 from braid.data import Stream, documents_for, open_source
@@ -146,6 +147,12 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(tmp_path):
     assert header(tmp_path / "cache")["skipped"] == 3
     image = CodedImage(codec=str(tmp_path / "codec"), size=8)
     assert torch.equal(image.encode(cache[2]["image"]), image.encode(pictures[5]))
+
+
+def test_conversions_are_told(tmp_path, capsys):
+    codec = codecs.load(made(tmp_path / "codec", "vq:8x4"))
+    write(codec, rows(3), tmp_path / "cache", size=8, console=Console())  # "edited" is grey
+    assert capsys.readouterr().out == "edited: 3 x grey converted to RGB\n"
 
 
 def test_rows_that_begin_without_a_picture_are_left_out(tmp_path):

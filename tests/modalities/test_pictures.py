@@ -16,7 +16,7 @@ from PIL import Image as PIL
 
 import braid.modalities
 from braid.errors import BraidError
-from braid.modalities import Image, Vision, pictures
+from braid.modalities import Image, Text, Vision, conversions, pictures
 from braid.modalities.image import open_picture
 from braid.modalities.pictures import convert, fit_to
 
@@ -311,3 +311,18 @@ def test_vision_counts_its_conversions():
     vision = Vision(size=8)
     vision.encode(PIL.fromarray(COLOURS))
     assert vision.converted == Counter({"RGB converted to grey": 1})
+
+
+def test_conversions_are_told_by_name_the_most_frequent_first():
+    image, text = Image(size=8, resize=True), Text()
+    for mode in ("RGB", "CMYK", "RGB", "L"):
+        image.encode(PIL.new(mode, (8, 8)))
+    assert conversions({m.name: m.converted for m in (text, image)}) == [
+        "image: 2 x RGB converted to grey",
+        "image: 1 x CMYK converted to grey",
+    ]
+    many = {f"kind {i}": 20 - i for i in range(12)}
+    assert conversions({"a": many})[-2:] == [
+        "a: 11 x kind 9",
+        "a: 19 x converted in 2 other ways",
+    ]

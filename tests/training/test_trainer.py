@@ -9,8 +9,10 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from braid import pipeline, storage
@@ -248,6 +250,13 @@ def test_unreadable_rows_are_skipped_counted_and_told(tmp_path):
     t.run()
     assert lines(tmp_path)[-1]["skipped_rows"] == 2
     assert "skipped spoiled row 0: image: not a readable picture" in t.console.file.getvalue()
+
+
+def test_what_was_converted_is_told_at_the_end(tmp_path):
+    colored = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    t = trainer(tmp_path, experiment("train.batch=64"), data_with([colored] * 3))
+    t.run()
+    assert t.console.file.getvalue().endswith("image: 3 x RGB converted to grey\n")
 
 
 def test_too_many_unreadable_rows_stop_the_run(tmp_path):
