@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from braid import paradigms
 from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
-from braid.errors import BraidError
 from braid.paradigms import Paradigm
 from braid.recipes.scenes import FIELDS, TASKS, scenes
-from braid.recipes.strands import decided_early, strands
+from braid.recipes.strands import decided_early, sounding, strands
 from braid.transformer import TransformerConfig
 
 CLIPS = {"audio": "audio", "text": "caption", "digit": "digit"}
@@ -29,12 +27,7 @@ def omni(
         scenes_path: scenes that `braid codec encode` encoded; they are made as they are read
             where it is None.
     """
-    p = paradigms.with_sound(paradigm)
-    if "audio" not in p.processes:
-        raise BraidError(
-            f"paradigm {paradigm!r} makes no sound, as it draws nothing; use one of "
-            "fudoki, transfusion, chameleon, mmada, showo, dfm_fm, blockdiff"
-        )
+    p = sounding(paradigm)
     frame = scenes(paradigm)
     image = {**frame.strands["image"].modality, "resize": True}
     continuous = p.processes["audio"] is not None and p.processes["audio"].continuous

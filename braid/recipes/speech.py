@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from braid import paradigms
 from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
-from braid.errors import BraidError
 from braid.paradigms import Paradigm
-from braid.recipes.strands import strands
+from braid.recipes.strands import sounding, strands
 from braid.transformer import TransformerConfig
 
 
@@ -16,13 +14,8 @@ def speech(paradigm: str | Paradigm = "fudoki") -> Experiment:
     Sound passes through a codec: the one that comes with the package, or for paradigms with
     continuous media codecs/speech-kl (braid codec train speech codec.quantiser=kl:16).
     """
-    p = paradigms.with_sound(paradigm)
-    if "audio" not in p.processes:
-        raise BraidError(
-            f"paradigm {paradigm!r} makes no sound, as it draws nothing; use one of "
-            "fudoki, transfusion, chameleon, mmada, showo, dfm_fm, blockdiff"
-        )
-    process = p.processes.get("audio")
+    p = sounding(paradigm)
+    process = p.processes["audio"]
     codec = "codecs/speech-kl" if process and process.continuous else "mini/audio-codec"
     made = strands(
         p,

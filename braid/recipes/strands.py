@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from braid import paradigms
 from braid.config import StrandConfig, describe
 from braid.errors import BraidError
 from braid.modalities import MODALITIES
-from braid.paradigms import Paradigm
+from braid.paradigms import PARADIGMS, Paradigm
 from braid.processes import PROCESSES
 from braid.samplers import SAMPLERS
 
@@ -66,6 +67,21 @@ def paired(
         return made, {"vision_to_text": 1.0}
     made.pop("vision", None)
     return made, {"text_to_image": draw, "image_to_text": 1.0}
+
+
+def sounding(name: str | Paradigm) -> Paradigm:
+    """Return a paradigm with a process for sound.
+
+    Raises:
+        BraidError: it makes no pictures, whose process sound takes over.
+    """
+    paradigm = paradigms.with_sound(name)
+    if "audio" not in paradigm.processes:
+        able = [n for n in PARADIGMS if "audio" in paradigms.with_sound(n).processes]
+        raise BraidError(
+            f"paradigm {name!r} makes no sound, as it draws nothing; use one of {', '.join(able)}"
+        )
+    return paradigm
 
 
 # noqa: ANN401 - processes differ in their fields

@@ -19,6 +19,7 @@ from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.omni import _digits, omni_suite
 from braid.evaluation.speech import speech_suite, train_listeners
 from braid.modalities.sounds import Sound
+from braid.paradigms import with_sound
 from braid.pipeline import Pipeline
 from braid.recipes import resolve
 from tests.evaluation.test_listener import RATE, glide
@@ -110,6 +111,14 @@ def test_digits_that_cannot_be_heard_are_left_out_and_the_others_asked(files):
     _digits(pipe, Examples("digits", columns), options, 0, train_listeners(pipe)["digit"], out)
     assert len(out.sounds["Digits read aloud"]) == 3
     assert 0 <= out.numbers["digit_spoken_from_picture"] <= 1
+
+
+@pytest.mark.parametrize("recipe", ["speech", "omni"])
+def test_a_paradigm_without_sound_is_refused_with_those_that_have_it(recipe):
+    with pytest.raises(BraidError, match="'llava' makes no sound, as it draws nothing") as error:
+        resolve(recipe, ["paradigm=llava"])
+    able = str(error.value).split("use one of ")[1].split(", ")
+    assert able == [n for n in models.NAMES if "audio" in with_sound(n).processes]
 
 
 @pytest.mark.parametrize("library", ["jiwer", "sklearn.svm"])
