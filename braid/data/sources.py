@@ -102,7 +102,7 @@ def open_source(
     if not files:
         raise BraidError(f"data path {path!r} names no file; give at least one")
     if len(files) == 1 and (files[0] / "cache.json").is_file():
-        return Cached(files[0])
+        return _cached(files[0], columns, split)
     if len(files) == 1 and files[0].is_dir():
         return _from_folder(files[0], columns, split)
     if split is not None:
@@ -146,6 +146,21 @@ def _from_files(files: Sequence[Path], columns: Mapping[str, str] | None) -> Sou
     stems = [file.stem for file in files]
     name = os.path.commonprefix(stems).rstrip("-_.0123456789") if len(stems) > 1 else stems[0]
     return _READERS[kind](name or stems[0], files, columns)
+
+
+def _cached(folder: Path, columns: Mapping[str, str] | None, split: str | None) -> Source:
+    """Open a cache of codes, whose fields were chosen when it was encoded."""
+    cache = Cached(folder)
+    if split is not None:
+        raise which_part(str(folder), split, [])
+    for field, column in (columns or {}).items():
+        if field != column or field not in cache.fields:
+            raise BraidError(
+                f"data path {str(folder)!r} holds encoded data with the fields "
+                f"{', '.join(cache.fields)}, so {field!r} cannot be read from column {column!r}; "
+                "leave out columns"
+            )
+    return cache
 
 
 def _from_folder(folder: Path, columns: Mapping[str, str] | None, split: str | None) -> Source:

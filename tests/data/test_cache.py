@@ -76,6 +76,15 @@ def test_texts_and_numbers_stay_beside_the_codes(cached):
     assert isinstance(cache[3]["image"], Codes)
 
 
+def test_columns_and_splits_of_a_cache_are_refused(cached):
+    with pytest.raises(BraidError, match="has no splits; leave out split 'train'"):
+        open_source(cached[1], split="train")
+    for columns in ({"text": "caption"}, {"sound": "sound"}):
+        with pytest.raises(BraidError, match=r"fields text, label, image, edited.*; leave out col"):
+            open_source(cached[1], columns)
+    assert len(open_source(cached[1], {"image": "image", "text": "text"})) == 5
+
+
 @pytest.mark.parametrize("kind", ["vq:8x4", "kl:2"])
 def test_a_batch_of_a_cache_is_that_of_the_pictures(kind, tmp_path):
     codec, source = made(tmp_path / "codec", kind), rows()
