@@ -73,6 +73,11 @@ class Joined(Source):
         source, row = self._find(i)
         return dict.fromkeys(self.fields) | source[row]
 
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row of its own source."""
+        source, row = self._find(i)
+        return source.value(row, field) if field in source.fields else None
+
     def describe(self, i: int) -> str:
         """Name a row of its own source."""
         source, row = self._find(i)
@@ -99,6 +104,10 @@ class Part(Source):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self.source[self.rows[i]]
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row of the whole source."""
+        return self.source.value(self.rows[i], field)
 
     def describe(self, i: int) -> str:
         """Name a row of the whole source."""

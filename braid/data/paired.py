@@ -29,7 +29,8 @@ class Paired(Source):
             seed: of the choice.
 
         Raises:
-            BraidError: a field is missing. A row that finds no partner is a bad row.
+            BraidError: a field is missing. A row that finds no partner, or one that cannot be
+                read, is a bad row.
         """
         if len(on) != 1:
             raise BraidError(f"data.agree_on {dict(on)}: name one field, as label: digit")
@@ -42,7 +43,10 @@ class Paired(Source):
                 )
         self._rows: dict[Hashable, list[int]] = defaultdict(list)
         for i in range(len(right)):
-            self._rows[_plain(right[i][other])].append(i)
+            try:
+                self._rows[_plain(right.value(i, other))].append(i)
+            except (BraidError, OSError):
+                continue  # it is nobody's partner
         self.name = f"{left.name} with {right.name}"
         self.fields = tuple(dict.fromkeys([*left.fields, *right.fields]))
         theirs = {f: x for f, x in right.encoded.items() if f not in left.fields}

@@ -200,10 +200,17 @@ class _Records(Source):
         return len(self._rows)
 
     def __getitem__(self, i: int) -> Row:
+        return {field: self._value(field, value) for field, value in self._row(i).items()}
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row; no other file is read."""
+        return self._value(field, self._row(i)[field])
+
+    def _row(self, i: int) -> Row:
         row = self._rows[i]
         if isinstance(row, BraidError):
             raise BraidError(str(row))
-        return {field: self._value(field, value) for field, value in row.items()}
+        return row
 
     def _value(self, field: str, value: Any) -> Any:
         if isinstance(value, File):

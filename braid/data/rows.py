@@ -42,6 +42,10 @@ class Source:
         """Return the raw row; BraidError or OSError if this one row cannot be read."""
         raise NotImplementedError
 
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row, where possible without reading the others."""
+        return self[i].get(field)
+
     def describe(self, i: int) -> str:
         """Return words by which a user finds the row."""
         return f"{self.name} row {i}"
@@ -66,6 +70,10 @@ class Examples(Source):
 
     def __getitem__(self, i: int) -> Row:
         return {field: values[i] for field, values in self._columns.items()}
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row."""
+        return self._columns[field][i]
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ class _Table(Source):
             if getattr(feature, "decode", False):  # our own decoders read the bytes
                 dataset = dataset.cast_column(column, type(feature)(decode=False))
         self._dataset, kinds = dataset, _kinds(dataset)
+        self._alone: dict[str, Any] = {}
         self._media = {column for column in used if kinds[column] in ("image", "audio")}
         self._names = {
             field: self._dataset.features[column].names
@@ -224,6 +225,16 @@ class _Table(Source):
         except UnicodeDecodeError as e:
             raise not_unicode() from e
         return {f: self._value(f, row[column], i) for f, column in self._columns.items()}
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row; no other column is read."""
+        column = self._columns[field]
+        if column not in self._alone:
+            self._alone[column] = self._dataset.select_columns([column])
+        try:
+            return self._value(field, self._alone[column][i][column], i)
+        except UnicodeDecodeError as e:
+            raise not_unicode() from e
 
     def _value(self, field: str, value: Any, i: int) -> Any:
         if field in self._names:

@@ -223,6 +223,7 @@ def test_every_form_opens_with_the_same_rows_and_writes_nothing(form, tmp_path, 
     assert source.fields == ("image", "text")
     rows = [source[i] for i in range(len(source))]
     assert rows == [{"image": {"bytes": PICTURES[i]}, "text": WORDS[i]} for i in range(3)]
+    assert [{f: source.value(i, f) for f in source.fields} for i in range(3)] == rows
     assert source.describe(1).startswith(f"{source.name} row 1")
     assert listing(tmp_path) == before
     assert capfd.readouterr() == ("", "")
