@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,10 +42,6 @@ class Estimate:
     low: float
     high: float
     n: int
-
-    def as_json(self) -> dict[str, float]:
-        """Return the fields as a mapping that JSON can hold."""
-        return asdict(self)
 
     def numbers(self, name: str) -> dict[str, float]:
         """Return name, name_low and name_high to numbers, for a table of an evaluation."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
@@ -70,10 +69,9 @@ def test_sums_give_the_same_interval_as_the_plain_bootstrap(n: int):
     assert fast.n == plain.n == n
 
 
-def test_an_estimate_is_a_row_of_numbers_and_json():
+def test_an_estimate_is_a_row_of_numbers():
     estimate = Estimate(0.5, 0.25, 0.75, 8)
     assert estimate.numbers("x") == {"x": 0.5, "x_low": 0.25, "x_high": 0.75}
-    assert Estimate(**json.loads(json.dumps(estimate.as_json()))) == estimate
 
 
 def test_a_ratio_counts_units_and_not_items():

@@ -16,7 +16,7 @@ from braid.data.scenes.language import (
     prompts,
 )
 from braid.data.scenes.reader import look
-from braid.data.scenes.source import Scenes, scenes, words
+from braid.data.scenes.source import Scenes, scenes
 from braid.data.scenes.world import Scene, Thing, arranged, draw, held_out, same
 
 __all__ = [
@@ -39,5 +39,4 @@ __all__ = [
     "prompts",
     "same",
     "scenes",
-    "words",
 ]

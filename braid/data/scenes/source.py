@@ -141,16 +141,6 @@ def scenes(
     return Scenes(n, seed, split, objects)
 
 
-def words(rows: int = 2000) -> list[str]:
-    """Return the different texts of some training rows, sorted, to fit a tokenizer on."""
-    source = scenes(rows)
-    texts: set[str] = set()
-    for i in range(rows):
-        row = source.texts(i)
-        texts.update((f"draw {row['prompt']}", *row.values()))
-    return sorted(texts)
-
-
 def _dialogue(
     rng: np.random.Generator,
     prompt: str,
