@@ -188,11 +188,11 @@ def read(source: Source, maker: Image | CodedImage, limit: int) -> Captioned:
 def _pixels(raw: object, maker: Image | CodedImage) -> np.ndarray:
     """Return a picture at the model's size, uint8 [H, W, C]; of codes what they are decoded to."""
     if isinstance(raw, Codes):
-        picture = maker.decode(maker.encode(raw), maker.shape)
+        picture = maker.decode(*maker.tokenise(raw))
     else:
-        resize = maker.resize or (isinstance(maker, CodedImage) and maker.budget is not None)
         picture = convert(open_picture(raw), maker.channels)
-        picture = fit_to(picture, (maker.width, maker.height), resize)
+    resize = maker.resize or (isinstance(maker, CodedImage) and maker.budget is not None)
+    picture = fit_to(picture, (maker.width, maker.height), resize)
     return np.array(picture).reshape(maker.height, maker.width, maker.channels)
 
 

@@ -61,7 +61,7 @@ def _digits(
 
     real = [open_picture(r["image"]) for r in rows]
     coder = pipe.braid.strand("image").modality
-    coded = [_small(coder.decode(coder.encode(p), coder.shape)) for p in real]
+    coded = [_small(coder.decode(*coder.tokenise(p))) for p in real]
     out.numbers |= {
         "digit_judge_accuracy": accuracy(judge(real), names),
         "digit_decoded_accuracy": accuracy(judge(coded), names),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -16,6 +18,21 @@ from braid.modalities import Vision
 from braid.pipeline import Hole, Part, Pipeline
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A held-out row.
+
+    Attributes:
+        picture: as the model sees it.
+        caption: what is written beside it.
+        shape: of the picture in tokens.
+    """
+
+    picture: Image.Image
+    caption: str
+    shape: tuple[int, ...]
+
+
 def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 0) -> Evaluation:
     """Caption held-out pictures, draw held-out captions, and score both.
 
@@ -24,7 +41,8 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
     """
     strands = pipe.braid.strands
     reads = "image" if "image" in strands else "vision"
-    pictures, captions, left_out = _read(pipe, held_out, reads, config.limit or 200)
+    found, left_out = _read(pipe, held_out, reads, config.limit or 200)
+    pictures, captions = [p.picture for p in found], [p.caption for p in found]
     out = Evaluation(numbers={"held_out": len(pictures), "left_out": left_out})
     if "text" in strands and strands["text"].process is not None:
         said = [
@@ -43,50 +61,43 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
             out.numbers,
         )
     if reads == "image" and strands["image"].process is not None:
-        _draw(pipe, pictures, captions, config, seed, out)
+        _draw(pipe, found, config, seed, out)
         bits(pipe, [[c, p] for p, c in zip(pictures, captions, strict=True)], "image", out.numbers)
     return out
 
 
-def _read(
-    pipe: Pipeline, held_out: Source, reads: str, limit: int
-) -> tuple[list[Image.Image], list[str], int]:
-    """Return the pictures as the model sees them, their captions, and the number left out."""
+def _read(pipe: Pipeline, held_out: Source, reads: str, limit: int) -> tuple[list[Pair], int]:
+    """Return the rows that the model can read, and the number left out."""
     modality = pipe.braid.strand(reads).modality
     picture = modality.picture if isinstance(modality, Vision) else modality
     text = pipe.braid.strand("text").modality
-    pictures, captions, left_out = [], [], 0
+    found, left_out = [], 0
     for i in range(len(held_out)):
-        row = held_out[i]
         try:
-            shown = picture.decode(picture.encode(row["image"]), picture.shape)
+            row = held_out[i]
+            tokens, shape = picture.tokenise(row["image"])
             text.encode(row["text"])
-        except BraidError:
+        except (BraidError, OSError):
             left_out += 1
             continue
-        pictures.append(shown)
-        captions.append(row["text"])
-        if len(pictures) == limit:
+        found.append(Pair(picture.decode(tokens, shape), row["text"], shape))
+        if len(found) == limit:
             break
-    if not pictures:
+    if not found:
         raise BraidError(
             f"no row of {held_out.name} can be read as a picture with a caption; see data.columns"
         )
-    return pictures, captions, left_out
+    return found, left_out
 
 
 def _draw(
-    pipe: Pipeline,
-    pictures: list[Image.Image],
-    captions: list[str],
-    config: EvaluateConfig,
-    seed: int,
-    out: Evaluation,
+    pipe: Pipeline, found: Sequence[Pair], config: EvaluateConfig, seed: int, out: Evaluation
 ) -> None:
-    asked = captions[: config.drawings]
+    """Draw captions, each in the shape of its own picture."""
+    asked = [[p.caption, Hole("image", p.shape)] for p in found[: config.drawings]]
     began = time.monotonic()
     done = pipe.batch(
-        [[c, Hole("image")] for c in asked],
+        asked,
         steps=config.steps,
         guidance=config.guidance,
         seeds=range(seed, seed + len(asked)),
@@ -95,23 +106,14 @@ def _draw(
     out.numbers["seconds_per_drawing"] = (time.monotonic() - began) / len(asked)
     out.numbers["calls_per_drawing"] = done[0].calls
     drawn = [p[1] for p in done]
-    if len(drawn) > 1:
-        out.numbers["frechet_distance"] = frechet_distance(
-            pixels(drawn), pixels(pictures[: len(drawn)])
-        )
-        half = len(pictures) // 2
-        if half > 1:
-            out.numbers["frechet_floor"] = frechet_distance(
-                pixels(pictures[:half]), pixels(pictures[half:])
-            )
-    rows = list(zip(asked, drawn, strict=True))[:16]
-    out.panels["Drawn from held-out captions"] = [rows[i : i + 8] for i in range(0, len(rows), 8)]
-    out.panels["The real pictures"] = [
-        list(zip(captions, pictures, strict=True))[i : i + 8] for i in range(0, len(rows), 8)
-    ]
+    _compare(drawn, [p.picture for p in found], out)
+    shown = [(p.caption, x) for p, x in zip(found[: len(drawn)], drawn, strict=True)][:16]
+    real = [(p.caption, p.picture) for p in found[: len(shown)]]
+    for title, cells in (("Drawn from held-out captions", shown), ("The real pictures", real)):
+        out.panels[title] = [cells[i : i + 8] for i in range(0, len(cells), 8)]
     out.trajectory = (
         pipe(
-            [asked[0], Hole("image")],
+            asked[0],
             steps=config.steps,
             guidance=config.guidance,
             seed=seed,
@@ -119,3 +121,21 @@ def _draw(
         ),
         1,
     )
+
+
+def _compare(drawn: list[Image.Image], pictures: list[Image.Image], out: Evaluation) -> None:
+    """Add the Frechet distance of drawings, and of two halves of the real pictures, on pixels."""
+    if len(drawn) < 2:
+        return
+    if len({p.size for p in pictures}) > 1:
+        out.numbers["frechet_distance"] = None
+        out.numbers["frechet_distance_note"] = "pictures of several shapes have no common pixels"
+        return
+    out.numbers["frechet_distance"] = frechet_distance(
+        pixels(drawn), pixels(pictures[: len(drawn)])
+    )
+    half = len(pictures) // 2
+    if half > 1:
+        out.numbers["frechet_floor"] = frechet_distance(
+            pixels(pictures[:half]), pixels(pictures[half:])
+        )
