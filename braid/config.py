@@ -378,12 +378,13 @@ def load_run(folder: Path) -> Experiment:
     it was trained with.
     """
     tree = read(folder / "experiment.json")
-    for name, strand in tree.get("strands", {}).items():
-        for place in sorted(folder.glob(f"{name}-*")):
-            if place.is_dir():
-                option = place.name.removeprefix(f"{name}-")
-                asked = re.search(r":[\d.]+$", str(strand["modality"].get(option, "")))
-                strand["modality"][option] = f"{place}{asked[0] if asked else ''}"
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        name, _, option = place.name.rpartition("-")  # a strand's name may have a hyphen
+        modality = tree.get("strands", {}).get(name, {}).get("modality", {})
+        made = MODALITIES.get(modality.get("kind", ""))
+        if made is not None and option in inspect.signature(made).parameters:
+            asked = re.search(r":[\d.]+$", str(modality.get(option, "")))
+            modality[option] = f"{place}{asked[0] if asked else ''}"
     return load(tree)
 
 

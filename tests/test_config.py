@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
 
 from braid import config, recipes
-from braid.config import Experiment, load, override
+from braid.config import Experiment, StrandConfig, load, load_run, override
 from braid.errors import BraidError
+from braid.modalities.codecs.folder import ASSETS
 from braid.paradigms import PARADIGMS, with_sound
 from braid.recipes import RECIPES, resolve
 
@@ -225,6 +227,19 @@ def test_a_paradigm_of_ones_own_is_an_assignment():
     assert made.strands["image"].process["kind"] == "gaussian_flow"
     assert made.strands["image"].modality["continuous"] is True
     assert load(made.model_dump(mode="json")) == made
+
+
+def test_a_folder_beside_a_run_is_for_the_strand_of_its_whole_name(tmp_path):
+    coded = StrandConfig(modality={"kind": "coded_image"})
+    made = toy("paradigm=llava")
+    strands = {**made.strands, "image": coded, "image-b": coded}
+    made.model_copy(update={"strands": strands}).save(tmp_path / "experiment.json")
+    for name in ("image-b-codec", "image-notes", "text-codec", "checkpoints"):
+        shutil.copytree(ASSETS / "mini" / "image-codec", tmp_path / name)
+    loaded = load_run(tmp_path).strands
+    assert loaded["image-b"].modality["codec"] == str(tmp_path / "image-b-codec")
+    assert loaded["image"].modality == coded.modality
+    assert loaded["text"].modality == made.strands["text"].modality
 
 
 @pytest.mark.parametrize("name", PARADIGMS)
