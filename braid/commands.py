@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import time
@@ -316,7 +317,16 @@ def _names_a_model(word: str) -> bool:
     from braid.pipeline import ASSETS
 
     looks = "/" in word or "\\" in word or word == "mini"
-    return looks or Path(word).exists() or (ASSETS / word).is_dir()
+    if looks or Path(word).exists() or (ASSETS / word).is_dir():
+        return True
+    runs = [p.parent.name for p in Path().glob("*/experiment.json")]
+    close = [] if " " in word else difflib.get_close_matches(word, runs, n=1)
+    if close:
+        raise BraidError(
+            f"{word!r} does not exist; did you mean the run {close[0]!r}? If it is a prompt, name "
+            f"the model first: braid sample mini {word}"
+        )
+    return False
 
 
 def _numbered(path: Path, i: int, n: int) -> Path:

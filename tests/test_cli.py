@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,15 @@ def test_sample_equals_the_library(run, here, capsys):
         ["row two", braid.Hole("image")], steps=3, guidance=2, seed=7, temperature=0.5
     )
     assert np.array_equal(np.asarray(PIL.open("a.png")), np.asarray(drawn[1]))
+
+
+def test_a_mistyped_run_is_no_prompt(run, here, capsys):
+    shutil.copytree(run, here / "animals")
+    line = refused(capsys, "sample", "animal", "--steps", 1)
+    assert "did you mean the run 'animals'? If it is a prompt, name the model first" in line
+    (here / "circles").mkdir()  # holds no run
+    said(capsys, "sample", "circle", "--steps", 1)
+    said(capsys, "sample", "two animals", "--steps", 1)
 
 
 def test_recipes_lists_every_name(capsys):
