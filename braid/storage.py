@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from braid.errors import BraidError
 
-_STEP = re.compile(r"step-(\d+)")
+_STEP = re.compile(r"step-(\d+)", re.ASCII)
 
 
 def writable(folder: Path) -> Path:
@@ -127,7 +127,7 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
-    """Return the complete checkpoints `step-N` of a folder, oldest first."""
+    """Return the folders `step-N` of a folder, oldest first, sound or not."""
     if not folder.is_dir():
         return []
     found = [

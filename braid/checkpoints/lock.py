@@ -1,0 +1,74 @@
+"""One job a run: a lock on its folder, which the system frees when its holder dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from braid.errors import BraidError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+class Lock:
+    """Hold a run's folder for this process; a context manager.
+
+    The lock itself is the system's, on `.lock`; `.lock.json` beside it only tells others who holds
+    it. A process that is killed leaves both files and no lock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._note = folder / ".lock.json"
+        self._held: BaseFileLock | None = None
+
+    def __enter__(self) -> Lock:
+        """Take the lock.
+
+        Raises:
+            BraidError: another job holds it, or the folder cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / ".lock", blocking=False, thread_local=False)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            self._held = lock
+            self._note.write_text(json.dumps(_me()) + "\n", encoding="utf-8")
+        except Timeout as e:
+            raise BraidError(
+                f"{str(self.folder)!r} is in use by {self._holder()}; wait until it has ended, or "
+                "choose another folder with --out"
+            ) from e
+        except OSError as e:
+            self.__exit__()
+            raise BraidError(
+                f"cannot lock {str(self.folder)!r} ({e.strerror or e}); choose another folder "
+                "with --out"
+            ) from e
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+        if self._held is not None:
+            self._note.unlink(missing_ok=True)
+            self._held.release()
+            self._held = None
+
+    def _holder(self) -> str:
+        try:
+            who = json.loads(self._note.read_text(encoding="utf-8"))
+            return f"process {who['pid']} on {who['host']} since {who['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"  # it has not written its note yet
+
+
+def _me() -> dict[str, Any]:
+    since = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
