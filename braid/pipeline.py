@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import config, storage
+from braid import checkpoints, config, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
@@ -452,9 +453,8 @@ def find(path: str | Path) -> Path:
 def load(path: str | Path, device: str | None = None) -> Pipeline:
     """Load a run directory, or a folder that `Pipeline.save` wrote; safetensors and JSON only.
 
-    A run directory gives the averaged weights of its newest checkpoint. The model runs on `device`,
-    or on this machine's
-    accelerator if it has one.
+    A run directory gives the averaged weights of its newest sound checkpoint. The model runs on
+    `device`, or on this machine's accelerator if it has one.
     """
     where = choose(device)
     folder = find(path)
@@ -464,21 +464,31 @@ def load(path: str | Path, device: str | None = None) -> Pipeline:
     if weights.is_file():
         storage.adopt(braid, storage.read_tensors(weights), str(weights))
     else:
-        found = storage.steps(folder / "checkpoints")
-        if not found:
-            raise BraidError(
-                f"{str(path)!r} holds no checkpoint yet; train it first with the same command"
-            )
-        newest = found[-1][1]
-        tensors = storage.read_tensors(newest / "model.safetensors")
+        newest = _newest(folder, ("model", "ema") if experiment.train.ema else ("model",))
+        tensors = checkpoints.read(newest, "model")
         if experiment.train.ema:
-            tensors |= storage.read_tensors(newest / "ema.safetensors")
+            tensors |= checkpoints.read(newest, "ema")
             first = {p: n for n, p in braid.named_parameters()}  # tied weights are averaged once
             for name, p in braid.named_parameters(remove_duplicate=False):
                 if first[p] in tensors:
                     tensors[name] = tensors[first[p]]
         storage.adopt(braid, tensors, str(newest))
     return Pipeline(braid.to(where), experiment)
+
+
+def _newest(run: Path, groups: Sequence[str]) -> Path:
+    """Return the newest checkpoint of a run in which these tensors are sound."""
+    passed: list[str] = []
+    found = checkpoints.newest(run / "checkpoints", groups, passed.append)
+    if found is not None:
+        for text in passed:
+            warnings.warn(text, stacklevel=3)
+        return found
+    if passed:
+        raise BraidError(
+            f"{str(run)!r} has no sound checkpoint; put back a copy of one: {'; '.join(passed)}"
+        )
+    raise BraidError(f"{str(run)!r} holds no checkpoint yet; train it first with the same command")
 
 
 def _seed(seed: int, number: int) -> int:
