@@ -113,8 +113,9 @@ def write(
     flush()
     if not codes:
         raise BraidError(f"{source.name} holds no pictures")
-    for line in conversions(converted) if console is not None else ():
-        console.print(line, highlight=False, soft_wrap=True)
+    if console is not None:
+        for line in conversions(converted):
+            console.print(line, highlight=False, soft_wrap=True)
     return _save(codec, source, out, rows, codes, skipped)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ class CodedModality(Modality):
         source: folder, name or Hub id of the codec.
         card: the codec's header; its fingerprint tells codecs apart.
         shell: the codec without its weights, for its shapes.
-        converted: how often something was converted, by what was done to it.
     """
 
     lossless = False
@@ -45,7 +43,6 @@ class CodedModality(Modality):
                 f"codec {codec!r} is for {self.shell.medium} data; {name} needs one for "
                 f"{self.means}"
             )
-        self.converted: Counter[str] = Counter()
         self._codec: Codec | None = None
 
     @property
@@ -78,7 +75,3 @@ class CodedModality(Modality):
         if isinstance(cell, Discrete):
             return Discrete(cell.size, cell.groups * cells)
         return Continuous(cell.width * cells)
-
-    def _note(self, done: str) -> None:
-        """Count a conversion."""
-        self.converted[done] += 1

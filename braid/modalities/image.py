@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,6 @@ class Image(Modality):
 
     Discrete: patch * patch * channels symbols of `levels` levels each. Continuous: as many numbers
         in [-1, 1].
-
-    Attributes:
-        converted: how often a picture was converted, by what was done to it (see `convert`).
     """
 
     def __init__(
@@ -60,7 +56,6 @@ class Image(Modality):
         if not 2 <= levels <= 256:
             raise BraidError(f"image levels {levels} is out of range; use 2 to 256")
         self.name = self.field = name
-        self.converted: Counter[str] = Counter()
         self.height, self.width = height, width
         self.channels, self.patch, self.resize, self.continuous = (
             channels,
@@ -144,7 +139,3 @@ class Image(Modality):
             .permute(0, 2, 1, 3, 4)
             .reshape(rows * columns, -1)
         )
-
-    def _note(self, done: str) -> None:
-        """Count a conversion."""
-        self.converted[done] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from types import MappingProxyType
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -39,7 +39,6 @@ class Modality:
         generated: it can be written, not only read.
         lossless: data that its tokens stand for comes back bit for bit.
         closes: its tokens depend on what follows, as a text's closing symbol does.
-        converted: how often raw data was converted, by what was done to it.
     """
 
     name: str
@@ -52,7 +51,11 @@ class Modality:
     generated: bool = True
     lossless: bool = True
     closes: bool = False
-    converted: Mapping[str, int] = MappingProxyType({})
+
+    @cached_property
+    def converted(self) -> Counter[str]:
+        """How often raw data was converted, by what was done to it."""
+        return Counter()
 
     def accepts(self, raw: object) -> bool:
         """Return whether raw data is plainly of this modality, as a string is text."""
@@ -160,6 +163,10 @@ class Modality:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
+
+    def _note(self, done: str) -> None:
+        """Count a conversion."""
+        self.converted[done] += 1
 
 
 def conversions(converted: Mapping[str, Mapping[str, int]], most: int = 10) -> list[str]:
