@@ -140,6 +140,8 @@ class Braid(nn.Module):
             if condition is not None:
                 told = strand.condition(time[name]).to(x.dtype)
                 condition = condition.index_copy(0, slots, told)
+        if self.training:
+            x = x + 0 * self._idle(layout)
         hidden, _ = self.transformer(
             x.view(B, L, -1),
             layout.position,
@@ -148,6 +150,15 @@ class Braid(nn.Module):
             keys=None if dropout is None else Keys(dropout),
         )
         return hidden
+
+    def _idle(self, layout: Layout) -> Tensor:
+        """Sum the parameters of strands without tokens.
+
+        With it every parameter gets a gradient whatever a batch holds, so that ranks with
+        different batches reduce the same gradients.
+        """
+        idle = [p for n, s in self.strands.items() if n not in layout.slots for p in s.parameters()]
+        return sum((p.sum() for p in idle), torch.zeros((), device=layout.document.device))
 
     def _before(self, hidden: Tensor, slots: Tensor, strand: Strand, layout: Layout) -> Tensor:
         """Return the hidden vectors that predict the tokens at `slots`.
@@ -183,7 +194,7 @@ class Braid(nn.Module):
             dropout,
         )
         own = {n: batch.target[n].sum() for n in predictions}
-        total, per_strand = torch.zeros((), device=self.device), {}
+        total, per_strand = torch.zeros((), device=batch.layout.document.device), {}
         for name, prediction in predictions.items():
             strand = self.strands[name]
             assert strand.process is not None, "only strands with a process predict"

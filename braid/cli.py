@@ -59,11 +59,22 @@ def train(
     ] = None,
     out: Out = None,
     device: Device = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            "--resume",
+            help="auto goes on with a run of the same experiment that is there, never refuses "
+            "one, must wants one.",
+        ),
+    ] = "auto",
 ) -> None:
-    """Train; goes on by itself where the folder holds a run of the same experiment."""
+    """Train; goes on by itself where the folder holds a run of the same experiment.
+
+    Exits with 75 where a signal asked it to stop and it saved: the same command goes on.
+    """
     from braid import commands
 
-    _finish(commands.train(recipe, settings or [], out, device))
+    _finish(commands.train(recipe, settings or [], out, device, resume))
 
 
 @app.command()
@@ -205,10 +216,10 @@ def _version(
         raise typer.Exit
 
 
-def _finish(stopped: bool) -> None:
-    """Exit with 130 where a run was interrupted, as a shell expects after Ctrl-C."""
-    if stopped:
-        raise typer.Exit(130)
+def _finish(code: int) -> None:
+    """Exit with a code: 75 where a run was asked to stop and saved, 130 after Ctrl-C."""
+    if code:
+        raise typer.Exit(code)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,39 +23,63 @@ if TYPE_CHECKING:
 
     from braid.data import Source
     from braid.evaluation import Evaluation
+    from braid.parallel import World
     from braid.pipeline import Parts, Pipeline
     from braid.training import Trainer
+    from braid.training.trainer import Resume
 
 Numbers = dict[str, float | int | str | None]
 
 
 def train(
-    recipe: str, settings: Sequence[str] = (), out: Path | None = None, device: str | None = None
-) -> bool:
-    """Train a recipe or an experiment file in a run directory; returns whether it was interrupted.
+    recipe: str,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
+    device: str | None = None,
+    resume: str = "auto",
+) -> int:
+    """Train a recipe or an experiment file in a run directory.
+
+    Started by torchrun, all processes train one model; they end with this function.
 
     Args:
         recipe: a recipe's name, an experiment in YAML or JSON, or a run directory.
         settings: `key.path=value` overrides.
         out: run directory; runs/NAME where it is None.
         device: where to train; the accelerator if there is one.
-    """
-    from braid import recipes
+        resume: "auto" goes on with a run that is there, "never" refuses one, "must" wants one.
 
+    Returns:
+        0, or the exit code of a run that was interrupted and saved: 75, or 130 after Ctrl-C.
+    """
+    from braid import parallel, recipes
+    from braid.device import choose
+
+    if resume not in ("auto", "never", "must"):
+        raise unknown("--resume", resume, ("auto", "never", "must"))
     experiment = recipes.resolve(recipe, settings)
     if out is None:
         out = Path(recipe) if Path(recipe).is_dir() else Path("runs") / experiment.name
-    trainer, _ = _train(experiment, out, device)
-    return trainer.stopped
+    world = parallel.join(choose(device), experiment.parallel.seconds)
+    with world.waiting():
+        trainer, _ = _train(experiment, out, device, world, resume)
+    parallel.leave(world, trainer.code)
+    return trainer.code
 
 
-def _train(experiment: Experiment, out: Path, device: str | None = None) -> tuple[Trainer, Console]:
+def _train(
+    experiment: Experiment,
+    out: Path,
+    device: str | None = None,
+    world: World | None = None,
+    resume: Resume = "auto",
+) -> tuple[Trainer, Console]:
     from braid.evaluation import suite
     from braid.training import Trainer
 
     suite(experiment.evaluate.suite)  # a misspelt name is found before the training, not after
-    console = Console()
-    trainer = Trainer(experiment, out, console, device)
+    console = Console(quiet=world is not None and not world.first)
+    trainer = Trainer(experiment, out, console, device, world=world, resume=resume)
     size = sum(p.numel() for p in trainer.braid.parameters())
     console.print(
         f"{experiment.name}: {size:,} parameters on {trainer.braid.device}, run in {out}",
@@ -75,7 +99,7 @@ def _train(experiment: Experiment, out: Path, device: str | None = None) -> tupl
 
 def demo(
     paradigm: str = "fudoki", out: Path = Path("runs/demo"), minutes: float = 2.8, seed: int = 0
-) -> bool:
+) -> int:
     """Use the embedded model; then train on handwritten digits, evaluate, and write a report.
 
     Returns whether it was interrupted.
@@ -92,7 +116,7 @@ def demo(
     )
     trainer, console = _train(experiment, out)
     if trainer.stopped:
-        return True
+        return trainer.code
     began = time.monotonic()
     console.print("evaluating on held-out digits ...", highlight=False)
     numbers = _evaluate(_pipeline(trainer), experiment, out, trainer.data.held_out, seed).numbers
@@ -102,7 +126,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    return False
+    return 0
 
 
 def greet(out: Path) -> None:
@@ -208,7 +232,7 @@ def compare(
     minutes: float = 2.0,
     out: Path = Path("runs/compare"),
     seed: int = 0,
-) -> bool:
+) -> int:
     """Train several paradigms on the same data, backbone and budget; write a page."""
     from braid import recipes
     from braid.evaluation.compare import write
@@ -232,7 +256,7 @@ def compare(
     for name, experiment in experiments.items():
         trainer, console = _train(experiment, out / name)
         if trainer.stopped:
-            return True
+            return trainer.code
         console.print(f"evaluating {name} ...", highlight=False)
         held_out = trainer.data.held_out
         result = _evaluate(_pipeline(trainer), experiment, out / name, held_out, seed)
@@ -240,7 +264,7 @@ def compare(
     write(out, experiments, results, panels)
     print_comparison(results)
     print(f"open {out / 'compare.html'}")
-    return False
+    return 0
 
 
 def sample(

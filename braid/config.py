@@ -279,6 +279,8 @@ class TrainConfig(Model):
     spike: float | None = Field(default=None, gt=0)
     """Skip steps whose gradient norm is this many deviations (median absolute deviation, scaled)
     above the median of the last 100; none looks for no spikes."""
+    log_samples: bool = False
+    """Write which rows of which source each reported step used to metrics.jsonl."""
     loggers: tuple[Literal["tensorboard", "trackio"], ...] = ()
     """Where metrics go beside metrics.jsonl; none of them can stop a run."""
     preview_every: int = Field(default=500, ge=0)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as PIL
 
 import braid
-from braid import storage
+from braid import checkpoints, storage
 from braid.cli import main
 from tests.laws import models
 
@@ -82,10 +82,7 @@ def test_train_goes_on_by_itself_and_from_a_run_directory(run, capsys):
 
 def test_train_repeats_an_experiment_file(run, here, capsys):
     said(capsys, "train", run / "experiment.json", "--out", "again")
-    a, b = (
-        storage.read_tensors(r / "checkpoints" / "step-2" / "model.safetensors")
-        for r in (run, here / "again")
-    )
+    a, b = (checkpoints.read(r / "checkpoints" / "step-2", "model") for r in (run, here / "again"))
     assert all((a[k] == b[k]).all() for k in a)
 
 

@@ -1,5 +1,6 @@
 """Several processes as one: who they are, and how a model is laid over them."""
 
+from braid.parallel.sharding import gathered, mesh, recompute, shard
 from braid.parallel.world import World, join, launched, leave
 
-__all__ = ["World", "join", "launched", "leave"]
+__all__ = ["World", "gathered", "join", "launched", "leave", "mesh", "recompute", "shard"]

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from braid.errors import BraidError
+from braid.parallel.watch import Watch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,6 +38,7 @@ class World:
         local_rank: its number on this machine, and that of its GPU.
         seconds: time after which a rank that waits for others gives up.
         group: the gloo group over which ranks agree; None for one process.
+        watch: who keeps the others waiting; None for one process.
     """
 
     rank: int = 0
@@ -44,6 +46,7 @@ class World:
     local_rank: int = 0
     seconds: float = 600.0
     group: ProcessGroup | None = None
+    watch: Watch | None = None
 
     @property
     def first(self) -> bool:
@@ -109,8 +112,29 @@ class World:
         """Return the same ranks with a group of their own, for a thread beside the main one."""
         if self.group is None:
             return self
-        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=self.seconds))
-        return World(self.rank, self.size, self.local_rank, self.seconds, group)
+        return replace(self, group=_gloo(timedelta(seconds=self.seconds)), watch=None)
+
+    def at(self, step: int, what: str) -> None:
+        """Note what this rank does, for those that may have to wait for it."""
+        if self.watch is not None:
+            self.watch.at(step, what)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let an error of a collective name the ranks that were waited for.
+
+        Raises:
+            BraidError: a rank died, hung, or is elsewhere.
+        """
+        try:
+            yield
+        except RuntimeError as e:
+            if self.watch is None or not _lost(e):
+                raise
+            raise BraidError(
+                f"the ranks lost each other ({str(e).splitlines()[0][:200]}): {self.watch.late()}; "
+                "start the same command again: it goes on from the last checkpoint"
+            ) from e
 
 
 def launched(environment: Mapping[str, str] | None = None) -> bool:
@@ -147,17 +171,17 @@ def join(
         raise BraidError(f"RANK {rank} is not below WORLD_SIZE {size}; start with torchrun")
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(local)
-    if not torch.distributed.is_initialized():
-        gpu = device is not None and device.type == "cuda"
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=seconds),
-            init_method="env://",
-        )
-    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
-    return World(rank, size, local, seconds, group)
+    gpu, limit = device is not None and device.type == "cuda", timedelta(seconds=seconds)
+    meet = torch.distributed.rendezvous  # pyright: ignore[reportPrivateImportUsage]
+    store, _, _ = next(meet("env://", rank, size, timeout=limit))
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=limit,
+    )
+    return World(rank, size, local, seconds, _gloo(limit), Watch(store, rank, size))
 
 
 def leave(world: World, code: int = 0) -> NoReturn | None:
@@ -168,12 +192,27 @@ def leave(world: World, code: int = 0) -> NoReturn | None:
     """
     if world.group is None:
         return None
+    if world.watch is not None:
+        world.watch.close()
     if code == 0:
         torch.distributed.barrier(group=world.group)
     torch.distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _gloo(limit: timedelta) -> ProcessGroup:
+    """Return a new group of all ranks on the CPU."""
+    group = torch.distributed.new_group(backend="gloo", timeout=limit)
+    assert isinstance(group, torch.distributed.ProcessGroup), "every rank is in it"
+    return group
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Return whether an error is one of communication."""
+    words = ("gloo", "NCCL", "Timed out", "timeout", "Connection", "peer", "store")
+    return isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in words)
 
 
 def _number(env: Mapping[str, str], name: str) -> int:

@@ -1,93 +1,87 @@
-"""Checkpoints of a run: model, average and optimiser as safetensors, the rest as JSON."""
+"""What a checkpoint of a run holds: tensors by name, and the few numbers beside them."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from braid import storage
 from braid.errors import BraidError
 from braid.training.ema import EMA
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run needs to go on, besides tensors.
+    """What a run needs to go on, besides tensors; the same on every rank and for any number.
 
     Attributes:
-        step: optimiser steps done; the next one reads the documents from position step * batch on.
-        seconds: time spent training so far.
-        tokens: tokens read so far.
+        step: optimiser steps done.
+        position: documents used so far, good steps and bad; the next step reads from here on.
+        seconds: time spent training.
+        tokens: tokens read in good steps.
+        skipped_steps: steps whose loss or gradient was bad.
+        skipped_rows: why -> documents whose row could not be used and was replaced.
+        rollbacks: how often the run went back to a checkpoint.
+        matched: the last matching loss.
+        norms: recent gradient norms, where spikes are looked for.
     """
 
     step: int = 0
+    position: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    skipped_steps: int = 0
+    skipped_rows: dict[str, int] = field(default_factory=dict)
+    rollbacks: int = 0
+    matched: float | None = None
+    norms: list[float] = field(default_factory=list)
+
+    @staticmethod
+    def of(value: Mapping[str, Any]) -> State:
+        """Make a state from JSON."""
+        if value.keys() != {f.name for f in fields(State)}:
+            raise BraidError(
+                f"a checkpoint's state has the keys {sorted(value)}; it was written by another "
+                "version of braid"
+            )
+        return State(**value)
+
+    def json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
 
 
-def save(
-    folder: Path,
-    model: nn.Module,
-    ema: EMA,
-    optimizer: torch.optim.Optimizer,
-    state: State,
-    keep: int,
-) -> Path:
-    """Write step-N, then delete the oldest beyond `keep`."""
-    path = folder / f"step-{state.step}"
-    tensors = {
+def tensors(
+    model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a checkpoint, group -> name -> tensor, sharing memory with their own.
+
+    What is loaded into them is in place at once, except for the optimiser: see `adopt`.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    flat = get_optimizer_state_dict(
+        model, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True)
+    )
+    return {
         "model": dict(model.state_dict()),
         "ema": ema.average,
-        "optimizer": _optimizer_tensors(optimizer),
-    }
-    storage.save(path, tensors, {"state": {**asdict(state), "ema_updates": ema.updates}})
-    for _, old in storage.steps(folder)[:-keep]:
-        shutil.rmtree(old)
-    return path
-
-
-def resume(
-    folder: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
-) -> State | None:
-    """Load the newest checkpoint; None if there is none."""
-    found = storage.steps(folder)
-    if not found:
-        return None
-    path = found[-1][1]
-    text = storage.read_json(path / "state.json")
-    if text.keys() != {f.name for f in fields(State)} | {"ema_updates"}:
-        raise BraidError(f"{str(path / 'state.json')!r} is damaged; use an earlier checkpoint")
-    storage.adopt(model, storage.read_tensors(path / "model.safetensors"), str(path))
-    average = storage.read_tensors(path / "ema.safetensors")
-    if average.keys() != ema.average.keys():
-        raise BraidError(
-            f"{str(path)!r} holds an average of other weights; the checkpoint belongs to another "
-            "experiment"
-        )
-    for name, tensor in ema.average.items():
-        tensor.copy_(average[name])
-    ema.updates = text.pop("ema_updates")
-    _load_optimizer(optimizer, storage.read_tensors(path / "optimizer.safetensors"))
-    return State(**text)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten the optimiser's state: "number.name" -> tensor."""
-    states = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{name}": torch.as_tensor(x)
-        for i, state in states.items()
-        for name, x in state.items()
+        "optimizer": {n: t for n, t in flat.items() if isinstance(t, Tensor)},
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".", 1)
-        states.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+def adopt(model: nn.Module, optimizer: torch.optim.Optimizer, loaded: Mapping[str, Tensor]) -> None:
+    """Give the optimiser the tensors of a checkpoint; its settings stay the experiment's."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    flat = get_optimizer_state_dict(model, optimizer, options=options)
+    state: Any = {**flat, **loaded}
+    set_optimizer_state_dict(model, optimizer, state, options=options)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from braid.training.gradient import local
+
 
 class EMA:
     """Average of a model's parameters.
@@ -15,36 +17,38 @@ class EMA:
     The decay grows from 0 so that the first steps are forgotten.
 
     Attributes:
-        average: parameter name -> averaged tensor.
+        average: parameter name -> averaged tensor, sharded as the parameter is.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+        self.decay = decay
         self.average: dict[str, Tensor] = {
             n: p.detach().clone() for n, p in model.named_parameters()
         }
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's weights."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards the model's weights after step 1, 2, ..."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            list(self.average.values()), [p.detach() for p in model.parameters()], 1 - decay
+            [local(a) for a in self.average.values()],
+            [local(p.detach()) for p in model.parameters()],
+            1 - decay,
         )
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Let the model use the average for a while."""
         own = {n: p.detach().clone() for n, p in model.named_parameters()}
-        self._copy(model, self.average)
+        self.copy(model, self.average)
         try:
             yield
         finally:
-            self._copy(model, own)
+            self.copy(model, own)
 
     @staticmethod
     @torch.no_grad()
-    def _copy(model: nn.Module, values: dict[str, Tensor]) -> None:
+    def copy(model: nn.Module, values: dict[str, Tensor]) -> None:
+        """Write tensors into a model's parameters."""
         for name, p in model.named_parameters():
             p.copy_(values[name])

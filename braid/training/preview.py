@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,12 +17,27 @@ from braid.randomness import Keys
 
 
 def preview(
-    braid: Braid, held_out: Loader, folder: Path, step: int, count: int = 8, guidance: float = 1.5
+    braid: Braid,
+    held_out: Loader,
+    folder: Path | None,
+    step: int,
+    count: int = 8,
+    guidance: float = 1.5,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path | None:
     """Draw the first held-out examples of a task that ends in a picture, as one strip.
 
+    Args:
+        braid: the model.
+        held_out: where the examples are.
+        folder: where step-N.png is written; None draws without writing, as ranks do that only help.
+        step: N.
+        count: number of pictures.
+        guidance: weight of the condition.
+        stopped: asked at every network call; True ends it without a picture.
+
     Returns:
-        the path of step-N.png, or None where no task draws.
+        the path of step-N.png, or None where no task draws or it was not written.
     """
     found = _drawing_task(braid, held_out)
     if found is None:
@@ -43,9 +59,15 @@ def preview(
     training = braid.training
     braid.eval()
     drawn = generate(
-        braid, parts, Keys.of(0, len(examples)).key, guidance=guidance if len(parts) > 1 else 1.0
+        braid,
+        parts,
+        Keys.of(0, len(examples)).key,
+        guidance=guidance if len(parts) > 1 else 1.0,
+        watch=lambda frame: not stopped(),
     )
     braid.train(training)
+    if drawn.stopped or folder is None:
+        return None
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step}.png"
     strip([modality.decode(t, modality.shape) for t in torch.unbind(drawn.tokens[-1].cpu())]).save(

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 import json
-import math
+import resource
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
 
-from braid import config, storage
-from braid.braid import Braid, Losses
+from braid import config, parallel, storage
+from braid.braid import Braid
+from braid.checkpoints import Checkpoints, Lock
 from braid.config import Experiment
 from braid.data import Data, Loader, open_data, streams_for, texts_of
+from braid.data.loader import Step
 from braid.device import choose
 from braid.errors import BraidError
 from braid.layout import Batch
 from braid.modalities import conversions
+from braid.parallel import World
 from braid.pipeline import load
-from braid.training import checkpoint
+from braid.training import checkpoint, gradient, interruption
 from braid.training.checkpoint import State
 from braid.training.ema import EMA
+from braid.training.guard import Guard
+from braid.training.interruption import SAVED, Interruption
 from braid.training.logger import Logger
 from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
 from braid.training.schedule import rate
 
+Resume = Literal["auto", "never", "must"]
+"""What to do with a run that is already there: go on, refuse it, or refuse its absence."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one step found, over all ranks.
+
+    Attributes:
+        total: weighted sum of the losses.
+        per_strand: modality -> mean loss over its targets.
+        norm: norm of the gradient before clipping.
+        wrong: why the step was skipped, or None.
+    """
+
+    total: float
+    per_strand: dict[str, float]
+    norm: float
+    wrong: str | None
+
 
 class Trainer:
     """Trains the model of an experiment in a run directory; goes on where that stopped.
+
+    Several processes that were started by one launcher train one model: see `braid.parallel`.
 
     Attributes:
         braid: the model, with its last weights.
         ema: their average.
         state: how far the run is.
         stopped: the run was interrupted; `run` may be called again.
-        matched: the last matching loss, or None.
+        code: what the process should exit with.
+        world: this process and the others.
     """
 
     def __init__(
@@ -52,50 +80,127 @@ class Trainer:
         console: Console | None = None,
         device: str | None = None,
         data: Data | None = None,
+        *,
+        world: World | None = None,
+        resume: Resume = "auto",
     ) -> None:
-        where = choose(device)
+        """Make or go on with a run.
+
+        Args:
+            experiment: what to train.
+            out: the run directory.
+            console: where to report; quiet on all ranks but the first.
+            device: where to train; the accelerator if there is one.
+            data: instead of what the experiment names.
+            world: this process and the others; alone if None.
+            resume: what to do with a run that is already there.
+
+        Raises:
+            BraidError: the experiment, the folder, the data or the number of ranks do not do.
+        """
+        self.world = world = world or World()
+        self.device = choose(device)
+        if self.device.type == "cuda" and world.group is not None:
+            self.device = torch.device("cuda", world.local_rank)
         self.experiment, self.out = experiment, storage.writable(out)
-        self.console = console or Console()
+        self.console = (console or Console()) if world.first else Console(quiet=True)
         c = experiment.train
-        if c.batch % c.accumulate:
+        self.replicas = self._replicas()
+        if c.batch % (c.accumulate * self.replicas):
             raise BraidError(
-                f"train.batch {c.batch} is not a multiple of train.accumulate {c.accumulate}; "
-                "change one of them"
+                f"train.batch {c.batch} is not a multiple of train.accumulate {c.accumulate} x "
+                f"{self.replicas} ranks that read data; change one of them"
             )
+        self._check_resume(resume)
         states = self._same_experiment()
         self.data = data or open_data(experiment.data, experiment.seed)
+        self.modality_states = self._fit(states)
         torch.manual_seed(experiment.seed)
-        modalities = {n: config.make_modality(n, s) for n, s in experiment.strands.items()}
-        for name, modality in modalities.items():
-            if states is not None:
-                modality.load_state(states.get(name, {}))
-            else:
-                modality.fit(texts_of(experiment, self.data, modality))
-        self.modality_states = {n: m.state() for n, m in modalities.items()}
-        self.braid = config.build(experiment, self.modality_states).to(where)
-        row, limit = experiment.data.row, experiment.data.bad_limit
+        self.braid = config.build(experiment, self.modality_states).to(self.device)
         self.loader, self.held_out = (
             Loader(
                 streams_for(experiment, self.braid, self.data, held_out),
                 self.braid,
                 c.batch,
                 experiment.seed,
-                row,
-                limit,
+                experiment.data.row,
+                experiment.data.bad_limit,
             )
             for held_out in (False, True)
         )
-        if c.start is not None and not storage.steps(self.out / "checkpoints"):
+        self.checkpoints = Checkpoints(
+            self.out / "checkpoints",
+            world,
+            run=experiment.name,
+            keep=c.keep,
+            keep_every=c.keep_every,
+            background=c.save_in_background,
+            say=self._say,
+        )
+        if c.start is not None and not self.checkpoints.steps():
             self._start_from(c.start)
+        self._lay_out()
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
-        self.state = State()
-        self.stopped = False
-        self.matched: float | None = None
-        found = checkpoint.resume(self.out / "checkpoints", self.braid, self.ema, self.optimizer)
-        if found is not None:
-            self.state = found
-        self._write_experiment()
+        self.state, self.stopped, self.code = State(), False, 0
+        self._restore()
+        self.guard = Guard(c.spike, self.state.norms)
+        with world.together():
+            if world.first:
+                self._write_experiment()
+
+    def _replicas(self) -> int:
+        """Return the number of ranks, or groups of them, that read documents of their own."""
+        p, ranks = self.experiment.parallel, self.world.size
+        if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
+            raise BraidError(
+                "parallel.offload, parallel.tensor and parallel.shard need several processes, or "
+                "one under a launcher; start with torchrun"
+            )
+        if ranks % p.tensor:
+            raise BraidError(
+                f"parallel.tensor {p.tensor} does not divide {ranks} ranks; use a divisor"
+            )
+        return ranks // p.tensor
+
+    def _check_resume(self, resume: Resume) -> None:
+        there = bool(storage.steps(self.out / "checkpoints"))
+        if resume == "never" and there:
+            raise BraidError(
+                f"{str(self.out)!r} holds a run already; choose another folder with --out, or go "
+                "on with --resume auto"
+            )
+        if resume == "must" and not there:
+            raise BraidError(
+                f"{str(self.out)!r} holds no checkpoint to go on from; correct --out, or start "
+                "afresh with --resume auto"
+            )
+
+    def _fit(self, states: dict | None) -> dict:
+        """Return what the modalities have learned from the data, the same on all ranks."""
+        torch.manual_seed(self.experiment.seed)
+        modalities = {n: config.make_modality(n, s) for n, s in self.experiment.strands.items()}
+        with self.world.together():
+            for name, modality in modalities.items():
+                if states is not None:
+                    modality.load_state(states.get(name, {}))
+                elif self.world.first:
+                    modality.fit(texts_of(self.experiment, self.data, modality))
+        found = {n: m.state() for n, m in modalities.items()} if self.world.first else None
+        return self.world.tell(found)
+
+    def _lay_out(self) -> None:
+        """Compile the blocks and lay the model over the ranks."""
+        c, p = self.experiment.train, self.experiment.parallel
+        if p.recompute:
+            parallel.recompute(self.braid)
+        if c.compile:
+            for block in self.braid.transformer.blocks:
+                block.compile()
+        if self.world.group is not None:
+            mesh = parallel.mesh(self.device.type, self.world.size, p.shard, p.tensor)
+            precision = torch.bfloat16 if c.precision == "bfloat16" else None
+            parallel.shard(self.braid, mesh, precision=precision, offload=p.offload)
 
     def _start_from(self, path: str) -> None:
         """Take the tensors of a trained model whose names and shapes agree with this one's."""
@@ -118,12 +223,18 @@ class Trainer:
         with torch.no_grad():
             for name in taken:
                 ours[name].copy_(theirs[name])
-        self.console.print(
+        self._say(
             f"started from {path}: {len(taken)} tensors taken, {len(ours) - len(taken)} new, "
             f"{len(theirs) - len(taken)} left behind",
-            highlight=False,
-            soft_wrap=True,
         )
+
+    def _restore(self) -> None:
+        """Go on from the newest sound checkpoint, if there is one."""
+        tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
+        found = self.checkpoints.load(tensors)
+        if found is not None:
+            checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
+            self.state = State.of(found)
 
     def _same_experiment(self) -> dict | None:
         """Return the modality states of a run that is already there.
@@ -136,12 +247,14 @@ class Trainer:
         there = storage.read_json(path)
         here = self.experiment.model_dump(mode="json")
         for section in here:
-            before, now = there.get(section), here[section]
-            if section == "train":  # a longer budget continues the same run
-                before, now = (
-                    {k: v for k, v in d.items() if k not in _FREE} for d in (before or {}, now)
-                )
-            if before != now and section != "evaluate":
+            free = _FREE.get(section, ())
+            if free == "all":
+                continue
+            before, now = (
+                {k: v for k, v in d.items() if k not in free} if isinstance(d, dict) else d
+                for d in (there.get(section), here[section])
+            )
+            if before != now:
                 raise BraidError(
                     f"{str(self.out)!r} holds a run of another experiment (they differ in "
                     f"{section!r}); choose another folder with --out, or repeat the same settings"
@@ -160,6 +273,9 @@ class Trainer:
                 if not copy.exists():  # the run can be used wherever it is moved
                     shutil.copytree(folder, copy)
 
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
     @property
     def progress(self) -> float:
         """Share of the budget that is spent, 0 to 1."""
@@ -172,130 +288,253 @@ class Trainer:
     def run(self) -> Braid:
         """Train to the end of the budget; returns the model with its averaged weights.
 
-        Ctrl-C ends the step at hand, saves, sets `stopped` and returns.
+        A signal of `braid.training.interruption` ends the step at hand, saves, sets `stopped` and
+        `code`, and returns.
 
         Raises:
-            BraidError: the loss is not finite, or too many rows cannot be read.
+            BraidError: too many steps were bad, too many rows cannot be read, a checkpoint cannot
+                be written, another job trains in the folder, or another rank is lost.
         """
-        c = self.experiment.train
-        self.stopped = False
-        logger = Logger(self.out / "metrics.jsonl", self.console)
-        for rows in self.loader.rows:
-            rows.on_skip = lambda i, why: logger.say(f"skipped {why}")
-        if self.state.step:
-            logger.say(f"going on at step {self.state.step}")
+        c, world = self.experiment.train, self.world
+        self.stopped, self.code = False, 0
         torch.set_float32_matmul_precision(c.matmul)
-        if c.compile:
-            for block in self.braid.transformer.blocks:
-                block.compile()
-        batches = self.loader.steps(self.state.step, c.accumulate)
-        try:
-            with _interruptible(self._stop):
-                self._steps(batches, logger)
-        finally:
-            batches.close()
-            logger.close()
-        if self.state.step:
-            self.save()
+        echo = interruption.ECHO if world.group is not None else 0.0
+        with self._alone(), Interruption(echo) as asked:
+            logger = self._logger()
+            for rows in self.loader.rows:
+                rows.on_skip = lambda i, why: logger.say(f"skipped {why}")
+            if self.state.step:
+                logger.say(f"going on at step {self.state.step}")
+            try:
+                with world.waiting():
+                    self._steps(logger, asked)
+                    if self.state.step:
+                        self._save(logger)
+                        self._settle(logger)
+            finally:
+                logger.close()
         for line in conversions({n: s.modality.converted for n, s in self.braid.strands.items()}):
-            logger.say(line)
+            self._say(line)
         if not self.stopped and c.ema:
-            EMA._copy(self.braid, self.ema.average)
+            self.ema.copy(self.braid, self.ema.average)
         return self.braid.eval()
 
-    def _steps(self, batches: Iterator[list[Batch]], logger: Logger) -> None:
-        c = self.experiment.train
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other jobs out of the run directory."""
+        with ExitStack() as stack:
+            with self.world.together():
+                if self.world.first:
+                    stack.enter_context(Lock(self.out))
+            yield
+
+    def _logger(self) -> Logger:
+        path = self.out / "metrics.jsonl" if self.world.first else None
+        loggers = self.experiment.train.loggers if self.world.first else ()
+        return Logger(path, self.console, loggers=loggers, name=self.experiment.name)
+
+    def _steps(self, logger: Logger, asked: Interruption) -> None:
+        """Do steps until the budget is spent or some rank is asked to stop."""
+        steps = self._data(asked)
         clock = time.monotonic()
-        while self.progress < 1 and not self.stopped:
-            losses, norm = self.step(next(batches))
-            now = time.monotonic()
-            self.state = replace(self.state, seconds=self.state.seconds + now - clock)
-            clock, step = now, self.state.step
-            if step % c.log_every == 0 or self.progress >= 1:
-                self._report(logger, losses, norm)
-            if step % c.save_every == 0:
-                self.save()
-            if c.preview_every and step % c.preview_every == 0:
-                with self.ema.applied(self.braid):
-                    preview(self.braid, self.held_out, self.out / "samples", step)
-                clock = time.monotonic()  # drawing is not training
+        try:
+            while self.progress < 1:
+                self.world.at(self.state.step, "reading data")
+                data = next(steps, None)
+                now = time.monotonic()
+                if self._leaving(asked, data is None, now - clock, logger):
+                    return
+                assert data is not None, "the ranks would have left"
+                clock = now
+                self.world.at(self.state.step, "training")
+                result = self._accept(data, self.step(data.batches), logger)
+                if result.wrong is not None:
+                    if self.guard.bad_in_row >= self.experiment.train.bad_steps:
+                        self._roll_back(result.wrong, logger)
+                        steps.close()
+                        steps = self._data(asked)
+                    continue
+                if self._after(data, result, logger, asked):
+                    clock = time.monotonic()  # drawing is not training
+        finally:
+            steps.close()
 
-    def step(self, batches: Sequence[Batch]) -> tuple[Losses, torch.Tensor]:
-        """Do one optimiser step on micro-batches.
+    def _data(self, asked: Interruption) -> Generator[Step]:
+        c, p = self.experiment, self.experiment.parallel
+        return self.loader.steps(
+            self.state.position,
+            c.train.accumulate,
+            rank=self.world.rank // p.tensor,
+            ranks=self.replicas,
+            workers=c.data.workers,
+            stopped=lambda: asked.asked,
+            seconds=p.seconds,
+        )
 
-        Returns the losses and the gradient's norm before clipping.
-        """
-        c, device = self.experiment.train, self.braid.device
+    def _leaving(self, asked: Interruption, dry: bool, seconds: float, logger: Logger) -> bool:
+        """Let all ranks agree on the time, on stopping, and on what became of the last save."""
+        error = self.checkpoints.poll()
+        told = self.world.total(
+            torch.tensor(
+                [
+                    seconds if self.world.first else 0.0,
+                    float(asked.asked or dry),
+                    float(asked.asked and asked.code == SAVED),
+                    float(error is not None),
+                ],
+                dtype=torch.float64,
+            )
+        ).tolist()
+        self.state = replace(self.state, seconds=self.state.seconds + told[0])
+        if told[3]:
+            self._save_failed(error, logger)
+        if told[1]:
+            self.stopped, self.code = True, SAVED if told[2] else 130
+        return bool(told[1])
+
+    def step(self, batches: Sequence[Batch]) -> Result:
+        """Do one optimiser step on this rank's micro-batches; leave it out where it is bad."""
+        c = self.experiment.train
         self.braid.train()
         lr = c.learning_rate * rate(self.state.step, self.progress, c.warmup, c.final_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        counts = {
-            n: sum((b.target[n].sum() for b in batches if n in b.target), torch.tensor(0)).to(
-                device
-            )
-            for n in self.braid.strands
-        }
-        per_strand: dict[str, torch.Tensor] = {}
-        total = torch.zeros((), device=device)
-        precision = (
-            torch.autocast(device.type, torch.bfloat16)
-            if c.precision == "bfloat16"
-            else nullcontext()
-        )
+        counts = self._counts(batches)
+        losses = torch.zeros(1 + len(counts), dtype=torch.float64)
         for batch in batches:
-            with precision:
-                losses = self.braid.loss(batch.to(device), self.experiment.seed, counts)
-            losses.total.backward()
-            total = total + losses.total.detach()
-            for name, value in losses.per_strand.items():
-                per_strand[name] = per_strand.get(name, 0) + value
+            with self._precision():
+                found = self.braid.loss(batch.to(self.device), self.experiment.seed, counts)
+            found.total.backward()
+            each = [found.per_strand.get(n, torch.zeros(())) for n in counts]
+            losses += torch.stack([x.detach().double().cpu() for x in (found.total, *each)])
         if c.match_weight and self.state.step % c.match_every == 0:
-            pairs = self.loader.pairs(self.state.step * c.match_pairs, c.match_pairs)
-            if pairs is not None:
-                with precision:
-                    a, b, same = pairs
-                    matched = self.braid.match_loss(a.to(device), b.to(device), same)
-                (c.match_weight * matched).backward()
-                self.matched = float(matched.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.braid.parameters(), c.clip)
-        self._check_finite(total, norm)
-        self.optimizer.step()
+            self._match()
+        losses = self.world.total(losses) / self.experiment.parallel.tensor
+        total, *rest = losses.tolist()
+        norm = gradient.norm(self.braid.parameters(), self.world)
+        wrong = self.guard.judge(total, norm)
+        if wrong is None:
+            gradient.clip(self.braid.parameters(), norm, c.clip)
+            self.optimizer.step()
+            self.ema.update(self.braid, self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.braid)
-        tokens = sum(b.size for b in batches)
-        self.state = replace(
-            self.state, step=self.state.step + 1, tokens=self.state.tokens + tokens
+        return Result(total, dict(zip(counts, rest, strict=True)), norm, wrong)
+
+    def _counts(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Return the number of targets of each strand over all ranks and micro-batches."""
+        own = torch.tensor(
+            [
+                sum(int(b.target[n].sum()) for b in batches if n in b.target)
+                for n in self.braid.strands
+            ]
         )
-        return Losses(total, per_strand, counts), norm
+        found = self.world.total(own) // self.experiment.parallel.tensor
+        return dict(zip(self.braid.strands, found.to(self.device), strict=True))
 
-    def _check_finite(self, total: torch.Tensor, norm: torch.Tensor) -> None:
-        if self.braid.device.type != "cpu" and self.state.step % self.experiment.train.log_every:
-            return  # looking would wait for the device
-        if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
-            raise BraidError(
-                f"the loss is {float(total)} and the gradient's norm {float(norm)} at step "
-                f"{self.state.step}; "
-                "lower train.learning_rate or train.clip, and go on from the last checkpoint "
-                "with the same command"
+    def _match(self) -> None:
+        """Add the gradient of data.match; every rank computes all pairs, and its share counts."""
+        c = self.experiment.train
+        pairs = self.loader.pairs(self.state.step * c.match_pairs, c.match_pairs)
+        if pairs is None:
+            return
+        a, b, same = pairs
+        with self._precision():
+            matched = self.braid.match_loss(a.to(self.device), b.to(self.device), same)
+        (c.match_weight / self.replicas * matched).backward()
+        self.state = replace(self.state, matched=float(matched.detach()))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.experiment.train.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _accept(self, data: Step, result: Result, logger: Logger) -> Result:
+        """Count what a step used and skipped."""
+        s, size = self.state, self.experiment.train.batch
+        used = torch.tensor([sum(b.size for b in data.batches), sum(data.skipped.values())])
+        tokens, skipped = (self.world.total(used) // self.experiment.parallel.tensor).tolist()
+        rows = s.skipped_rows
+        if skipped:
+            said = self.world.gather(data.skipped)[:: self.experiment.parallel.tensor]
+            rows = dict(sum((Counter(x) for x in said), Counter(rows)))
+        s = replace(s, position=s.position + size, skipped_rows=rows, norms=self.guard.norms)
+        if result.wrong is None:
+            self.state = replace(s, step=s.step + 1, tokens=s.tokens + tokens)
+            return result
+        self.state = replace(s, skipped_steps=s.skipped_steps + 1)
+        logger.write(
+            step=s.step,
+            position=s.position - size,
+            skipped=result.wrong,
+            samples=self._samples(data),
+        )
+        logger.say(
+            f"skipped the documents {s.position - size} to {s.position - 1} at step {s.step}: "
+            f"{result.wrong}"
+        )
+        return result
+
+    def _roll_back(self, wrong: str, logger: Logger) -> None:
+        """Go back to the last checkpoint, and on with later data."""
+        c, now = self.experiment.train, self.state
+        remedy = "lower train.learning_rate or train.clip, or look at the skipped documents"
+        told = f"{c.bad_steps} steps in a row were bad ({wrong})"
+        if now.rollbacks >= c.rollbacks:
+            raise BraidError(f"{told} and train.rollbacks {c.rollbacks} are used up; {remedy}")
+        self._settle(logger)
+        if not self.checkpoints.steps():
+            raise BraidError(f"{told} before the first checkpoint; {remedy}")
+        self._restore()
+        self.state = replace(
+            self.state,
+            position=now.position,
+            seconds=now.seconds,
+            skipped_steps=now.skipped_steps,
+            skipped_rows=now.skipped_rows,
+            rollbacks=now.rollbacks + 1,
+        )
+        self.guard = Guard(c.spike, self.state.norms)
+        logger.say(f"{told}: back to step {self.state.step}, on with document {now.position}")
+
+    def _after(self, data: Step, result: Result, logger: Logger, asked: Interruption) -> bool:
+        """Report, save and draw where it is time to; returns whether that took a while."""
+        c, step = self.experiment.train, self.state.step
+        if step % c.log_every == 0 or self.progress >= 1:
+            self._report(data, result, logger)
+        if step % c.save_every == 0:
+            self._save(logger)
+        if not c.preview_every or step % c.preview_every:
+            return False
+        self.world.at(step, "drawing")
+        with self.ema.applied(self.braid), parallel.gathered(self.braid):
+            preview(
+                self.braid,
+                self.held_out,
+                self.out / "samples" if self.world.first else None,
+                step,
+                stopped=lambda: self.world.any(asked.asked),
             )
+        return True
 
-    def _report(self, logger: Logger, losses: Losses, norm: torch.Tensor) -> None:
+    def _report(self, data: Step, result: Result, logger: Logger) -> None:
         s = self.state
-        values = {f"train/{n}/loss": round(float(v), 5) for n, v in losses.per_strand.items()}
-        if self.matched is not None:
-            values["train/match/loss"] = round(self.matched, 5)
+        values = {f"train/{n}/loss": v for n, v in result.per_strand.items()}
+        if s.matched is not None:
+            values["train/match/loss"] = s.matched
         speed = s.tokens / max(s.seconds, 1e-9)
         logger.write(
             step=s.step,
-            position=s.step * self.experiment.train.batch,
+            position=s.position,
             seconds=round(s.seconds, 2),
             tokens=s.tokens,
             tokens_per_second=round(speed),
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            gradient_norm=round(float(norm), 4),
-            skipped_rows=self.loader.skipped,
+            gradient_norm=result.norm,
+            memory_bytes=_memory(self.device),
+            skipped_rows=sum(s.skipped_rows.values()),
+            skipped_steps=s.skipped_steps,
             **values,
+            **({"samples": self._samples(data)} if self.experiment.train.log_samples else {}),
         )
         left = s.seconds * (1 / self.progress - 1) if self.progress else 0.0
         text = "  ".join(f"{n.split('/')[1]} {v:.3f}" for n, v in values.items())
@@ -303,41 +542,82 @@ class Trainer:
             self.progress, f"step {s.step}  {text}  {speed:,.0f} tokens/s  {left:,.0f} s left"
         )
 
-    def save(self) -> Path:
-        """Write a checkpoint, if this step has none yet."""
-        folder = self.out / "checkpoints"
-        found = storage.steps(folder)
-        if found and found[-1][0] == self.state.step:
-            return found[-1][1]
-        return checkpoint.save(
-            folder, self.braid, self.ema, self.optimizer, self.state, self.experiment.train.keep
-        )
+    def _samples(self, data: Step) -> list:
+        """Return the (stream, row) of a step's documents over all ranks, in order of position."""
+        said = self.world.gather(data.samples)[:: self.experiment.parallel.tensor]
+        parts = self.experiment.train.accumulate
+        share = len(data.samples) // parts  # of each rank in each micro-batch
+        return [
+            row
+            for part in range(parts)
+            for rank in said
+            for row in rank[part * share : (part + 1) * share]
+        ]
 
-    def _stop(self) -> None:
-        self.stopped = True
+    def save(self) -> None:
+        """Write a checkpoint, if this step has none yet.
+
+        Raises:
+            BraidError: it cannot be written.
+        """
+        self.world.at(self.state.step, "saving")
+        tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
+        self.checkpoints.save(self.state.step, tensors, self.state.json())
+
+    def _save(self, logger: Logger) -> None:
+        try:
+            self.save()
+        except BraidError as e:
+            self._save_failed(e, logger)
+
+    def _settle(self, logger: Logger) -> None:
+        """Wait for a save in the background."""
+        error = None
+        try:
+            self.checkpoints.wait()
+        except BraidError as e:
+            error = e
+        if self.world.any(error is not None):
+            self._save_failed(error, logger)
+
+    def _save_failed(self, error: BaseException | None, logger: Logger) -> None:
+        """Stop, or go on without the checkpoint, as train.on_save_error says."""
+        try:
+            self.world.check(error)
+        except (BraidError, OSError) as e:
+            if self.experiment.train.on_save_error == "stop":
+                raise
+            logger.say(f"the checkpoint was not written: {e}")
 
 
-_FREE = ("steps", "minutes", "log_every", "save_every", "keep", "preview_every")
-"""Settings of training that may change when a run goes on."""
+def _memory(device: torch.device) -> int:
+    """Return the most memory that was used so far, of the device or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@contextmanager
-def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C or SIGTERM; a second one ends the program at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: object) -> None:
-        stop()
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-    for s in before:
-        signal.signal(s, handle)
-    try:
-        yield
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+_FREE: dict[str, tuple[str, ...] | Literal["all"]] = {
+    "train": (
+        "steps",
+        "minutes",
+        "log_every",
+        "save_every",
+        "keep",
+        "keep_every",
+        "preview_every",
+        "save_in_background",
+        "on_save_error",
+        "bad_steps",
+        "rollbacks",
+        "spike",
+        "log_samples",
+        "loggers",
+        "accumulate",
+        "compile",
+    ),
+    "data": ("workers",),
+    "parallel": "all",
+    "evaluate": "all",
+}
+"""Settings that may change when a run goes on: they do not change what is learned."""

@@ -153,7 +153,7 @@ def test_matching_in_part_of_the_steps_is_reported(tmp_path):
     made = experiment("chameleon", "train.steps=4", "train.match_every=3", "train.match_pairs=4")
     trainer = Trainer(made, tmp_path / "run", Console(file=io.StringIO()), "cpu")
     trainer.run()
-    assert trainer.matched is not None
+    assert trainer.state.matched is not None
 
 
 def test_a_misspelt_field_is_refused():

@@ -1,0 +1,100 @@
+"""Several processes give what one gives."""
+
+from __future__ import annotations
+
+import pytest
+
+from braid import parallel
+from braid.errors import BraidError
+from braid.parallel import World, join
+from tests.parallel import work
+from tests.parallel.ranks import call
+
+WORK = "tests.parallel.work"
+
+
+def test_one_process_needs_no_group():
+    world = join(environment={})
+    assert (world.rank, world.size, world.group) == (0, 1, None)
+    assert work.tell(world, [5]) == {
+        "total": [5, 1],
+        "gathered": [{"rank": 0, "text": ""}],
+        "told": 0,
+        "any": False,
+        "all": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0"}, "RANK is set but WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 is not below WORLD_SIZE 2"),
+        ({"RANK": "a", "WORLD_SIZE": "2"}, "RANK 'a' is no whole number"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(environment, said):
+    whole = {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    if len(environment) > 1:
+        environment = whole | environment
+    with pytest.raises(BraidError, match=said):
+        join(environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shard", "tensor", "said"),
+    [(4, None, 3, "parallel.tensor 3 does not divide 4"), (4, 3, 1, "parallel.shard 3 does not")],
+)
+def test_numbers_that_do_not_divide_are_refused(ranks, shard, tensor, said):
+    with pytest.raises(BraidError, match=said):
+        parallel.mesh("cpu", ranks, shard, tensor)
+
+
+def test_ranks_agree():
+    a, b = call(WORK, "tell", 2, {"values": [3, 4]})
+    assert (
+        a
+        == b
+        == {
+            "total": [7, 2],
+            "gathered": [{"rank": 0, "text": ""}, {"rank": 1, "text": "é"}],
+            "told": 0,
+            "any": True,
+            "all": False,
+        }
+    )
+
+
+def test_an_error_of_one_rank_reaches_all():
+    assert call(WORK, "fail", 2, {}) == [
+        "BraidError: rank 1: OSError: the disk is full",
+        "OSError: the disk is full",
+    ]
+
+
+LAYOUTS = [
+    pytest.param(2, None, 1, [], id="sharded"),
+    pytest.param(2, 1, 1, [], id="replicated"),
+    pytest.param(2, None, 2, [], id="tensor"),
+    pytest.param(2, None, 1, ["parallel.recompute=true"], id="recomputed"),
+    pytest.param(4, 2, 1, [], id="hybrid", marks=pytest.mark.slow),
+    pytest.param(4, None, 2, [], id="sharded-tensor", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("ranks", "shard", "tensor", "settings"), LAYOUTS)
+def test_a_sharded_gradient_is_the_gradient(ranks, shard, tensor, settings):
+    settings = ["data.match=[text, image]", *settings]
+    alone = work.gradients(World(), settings, match=True)
+    found = call(
+        WORK,
+        "gradients",
+        ranks,
+        {"settings": settings, "shard": shard, "tensor": tensor, "match": True},
+    )
+    assert all(f == found[0] for f in found)
+    assert found[0]["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+    assert found[0]["norm"] == pytest.approx(alone["norm"], rel=1e-5)
+    assert found[0]["norms"].keys() == alone["norms"].keys()
+    for name, norm in alone["norms"].items():
+        assert found[0]["norms"][name] == pytest.approx(norm, rel=1e-4, abs=1e-6), name
