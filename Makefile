@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all chaos lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: $(STAMP) ## the quick suite, on a CPU
 
 test-all: $(STAMP) ## every test, the slow ones and those for a GPU too
 	$(BIN)/python -m pytest
+
+chaos: $(STAMP) ## kill, damage, fill and stop runs; one line for each disturbance
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
 
 lint: $(STAMP) ## style, format, types and import order
 	$(BIN)/ruff check .

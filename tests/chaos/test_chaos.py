@@ -1,0 +1,26 @@
+"""The small form of every disturbance; `make chaos` runs the large one."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.chaos.__main__ import NAMES, main
+
+QUICK = ("corruption", "disk", "elastic", "leaks")
+"""Those that take a few seconds; the others start many processes."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
+def test_a_run_survives(name, tmp_path):
+    said = importlib.import_module(f"tests.chaos.{name}").main(tmp_path, quick=True)
+    assert said
+
+
+def test_each_name_has_a_script(capsys):
+    with pytest.raises(SystemExit):
+        main(["earthquake"])
+    assert "unknown: ['earthquake']" in capsys.readouterr().err
