@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from braid import rules
+from braid import rules, storage
 from braid.braid import Braid
 from braid.errors import BraidError, unknown
 from braid.modalities import MODALITIES, Modality
@@ -349,7 +349,7 @@ class Experiment(Model):
 
     def save(self, path: Path) -> None:
         """Write the experiment as JSON."""
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        storage.write_json(path, self.model_dump(mode="json"))
 
 
 M = TypeVar("M", bound=Model)

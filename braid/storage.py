@@ -5,6 +5,7 @@ Written beside their place and then renamed, checked when they are read. No pick
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -77,6 +78,32 @@ def save(
             f"cannot write {str(folder)!r} ({e.strerror or e}); free some space, or choose "
             "another folder"
         ) from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, all or nothing."""
+    text = json.dumps(value, indent=1) + "\n"
+    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise BraidError(
+            f"cannot write {str(path)!r} ({e.strerror or e}); free some space, or choose another "
+            "folder"
+        ) from e
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a place where nothing is yet, all or nothing."""
+    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        shutil.copytree(source, temporary)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

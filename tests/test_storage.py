@@ -169,3 +169,23 @@ def test_checkpoints_are_numbered_not_sorted_by_name(tmp_path):
         (tmp_path / name).mkdir()
     assert [n for n, _ in storage.steps(tmp_path)] == [2, 10]
     assert storage.steps(tmp_path / "none") == []
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(tmp_path):
+    storage.write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        storage.write_json(tmp_path / "a.json", {"a": object()})
+    assert storage.read_json(tmp_path / "a.json") == {"a": 1}
+    with pytest.raises(BraidError, match="cannot write .* free some space"):
+        storage.write_json(tmp_path / "a.json" / "b.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    storage.copy_folder(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "file").read_text() == "x"
+    with pytest.raises(OSError, match="none"):
+        storage.copy_folder(tmp_path / "none", tmp_path / "c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]

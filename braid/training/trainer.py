@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import resource
-import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -263,15 +261,14 @@ class Trainer:
         return storage.read_json(modalities) if modalities.exists() else None
 
     def _write_experiment(self) -> None:
-        self.experiment.save(self.out / "experiment.json")
-        (self.out / "modalities.json").write_text(
-            json.dumps(self.modality_states) + "\n", encoding="utf-8"
-        )
+        # what a killed process left half done must not look like a run of this experiment
+        storage.write_json(self.out / "modalities.json", self.modality_states)
         for name, strand in self.braid.strands.items():
             for option, folder in strand.modality.folders().items():
                 copy = self.out / f"{name}-{option}"
                 if not copy.exists():  # the run can be used wherever it is moved
-                    shutil.copytree(folder, copy)
+                    storage.copy_folder(folder, copy)
+        self.experiment.save(self.out / "experiment.json")
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
