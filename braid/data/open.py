@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from braid.braid import Braid
@@ -95,23 +96,23 @@ class Joined(Source):
 class Part(Source):
     """Some rows of a source."""
 
-    def __init__(self, source: Source, rows: Sequence[int]) -> None:
-        self.source, self.rows = source, list(rows)
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray) -> None:
+        self.source, self.rows = source, np.asarray(rows, dtype=np.int64)
         self.name, self.fields, self.encoded = source.name, source.fields, source.encoded
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return self.source[self.rows[i]]
+        return self.source[int(self.rows[i])]
 
     def value(self, i: int, field: str) -> Any:
         """Return one value of a row of the whole source."""
-        return self.source.value(self.rows[i], field)
+        return self.source.value(int(self.rows[i]), field)
 
     def describe(self, i: int) -> str:
         """Name a row of the whole source."""
-        return self.source.describe(self.rows[i])
+        return self.source.describe(int(self.rows[i]))
 
 
 def open_data(config: DataConfig, seed: int) -> Data:
@@ -130,7 +131,7 @@ def open_data(config: DataConfig, seed: int) -> Data:
         alone = open_data(config.model_copy(update={"partner": None}), seed)
         partner = open_data(config.partner, seed)
         return Data(
-            Paired(alone.train, partner.train, config.agree_on, seed),
+            Paired(alone.train, partner.train, config.agree_on, seed, config.partners),
             Paired(alone.held_out, partner.held_out, config.agree_on, seed),
         )
     if config.source in BUILT_IN:
@@ -145,9 +146,9 @@ def open_data(config: DataConfig, seed: int) -> Data:
     n = len(train)
     if n < 2:
         raise BraidError(f"{train.name} has {n} row; give at least 2, or set data.validation")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
     held = max(1, round(n * config.hold_out))
-    return Data(Part(train, sorted(order[held:])), Part(train, sorted(order[:held])))
+    return Data(Part(train, np.sort(order[held:])), Part(train, np.sort(order[:held])))
 
 
 BUILT_IN: dict[str, Callable[[int], Data]] = {

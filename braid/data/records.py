@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import tarfile
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -86,16 +87,50 @@ def _cut(document: str) -> Iterator[str]:
 
 
 def from_tar(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
-    """Open uncompressed tars of pictures or sounds and same-stem texts."""
-    members = []
+    """Open uncompressed tars of pictures or sounds and same-stem texts.
+
+    Their headers are read once, for where each member lies; the members are, when their row is.
+    """
+    members: list[File] = []
+    lost: list[BraidError] = []
     for file in files:
         try:
-            with tarfile.open(file, "r:") as tar:
-                found = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+            found, errors = _members(file)
         except (tarfile.TarError, OSError) as e:
             raise BraidError(f"{str(file)!r} is no plain tar ({e}); pack it uncompressed") from e
-        members += [File(file, member, offset, size) for member, offset, size in found]
-    return _from_records(name, _paired(members), columns)
+        members += found
+        lost += errors
+    return _from_records(name, [*_paired(members), *((Path(), e) for e in lost)], columns)
+
+
+def _members(file: Path) -> tuple[list[File], list[BraidError]]:
+    """Return the members of a tar, and an error for each sample that is lost."""
+    members: dict[str, File] = {}
+    bad: list[BraidError] = []
+    again: dict[str, Counter[str]] = defaultdict(Counter)
+    cut = False
+    with tarfile.open(file, "r:") as tar:
+        try:
+            for member in tar:
+                name, medium = member.name, PurePosixPath(member.name).suffix.lower() in MEDIA
+                if (member.issym() or member.islnk()) and medium:
+                    bad.append(BraidError(f"{name!r} is a link in {str(file)!r}; pack the file"))
+                elif member.isreg() and name in members:
+                    again[str(PurePosixPath(name).with_suffix(""))][name] += 1
+                elif member.isreg():
+                    members[name] = File(file, name, member.offset_data, member.size)
+        except tarfile.ReadError:  # it ends within the last member
+            cut = True
+        size = file.stat().st_size
+        with file.open("rb") as raw:
+            raw.seek(tar.offset)
+            cut = cut or bool(raw.read(tarfile.BLOCKSIZE).strip(b"\0"))
+    for stem, names in again.items():
+        why = f"{stem!r} is in {str(file)!r} more than once; give each sample its own name"
+        bad += [BraidError(why)] * max(names.values())
+    if cut and not any(m.offset + m.size > size for m in members.values()):  # else its row tells
+        bad.append(BraidError(f"{str(file)!r} is cut off or damaged; restore it"))
+    return list(members.values()), bad
 
 
 def from_pictures(folder: Path, columns: Mapping[str, str] | None) -> Source:
@@ -108,7 +143,8 @@ def from_pictures(folder: Path, columns: Mapping[str, str] | None) -> Source:
         records = list(_caption_records(folder / "captions.txt"))
     else:
         files = [(f.relative_to(folder).as_posix(), f) for f in sorted(folder.rglob("*"))]
-        records = _paired([File(f, name) for name, f in files if f.is_file()])
+        there = [(f, name) for name, f in files if f.is_file() or f.is_symlink()]
+        records = _paired([File(f, name, folder=folder) for f, name in there])
         if not records:
             raise BraidError(
                 f"data path {str(folder)!r} holds neither pictures, sounds nor Parquet files; "
@@ -136,7 +172,7 @@ def _paired(files: Iterable[File]) -> list[_Record]:
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
         path = PurePosixPath(file.name)
-        if any(part.startswith(".") for part in path.parts if part != "."):
+        if any(part.startswith(".") for part in path.parts if part not in (".", "..")):
             continue  # thumbnails and the like
         stem = f"{file.path if file.size >= 0 else ''}:{path.with_suffix('')}"  # tars stay apart
         field = MEDIA.get(path.suffix.lower())
@@ -180,7 +216,7 @@ def _from_records(
         for field in files:
             place = row[field]
             if isinstance(place, str):
-                row[field] = File(folder / place, place) if place else None
+                row[field] = File(folder / place, place, folder=folder) if place else None
         rows.append(row)
     return _Records(name, rows, tuple(chosen))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -76,26 +77,76 @@ class Examples(Source):
         return self._columns[field][i]
 
 
+MOST_BYTES = 2 << 30
+"""Largest file that is read; it has to fit into memory."""
+
+
 @dataclass(frozen=True)
 class File:
-    """A file that is read when its row is: a whole one, or a member of a tar."""
+    """A file that is read when its row is: a whole one, or a member of a tar.
+
+    Attributes:
+        path: the file.
+        name: what the data calls it.
+        offset: where it begins in the file.
+        size: its bytes; -1 for all that follow.
+        folder: where it has to lie, since the data names it; None for wherever it is.
+    """
 
     path: Path
     name: str
     offset: int = 0
     size: int = -1
+    folder: Path | None = None
 
     def read(self) -> bytes:
         """Return the bytes; BraidError if they cannot be read."""
         try:
+            if self.folder is not None and not _within(self.path, self.folder):
+                raise BraidError(
+                    f"file {self.name!r} lies outside the folder of its data; move it there"
+                )
             if not self.path.is_file():  # a device or a pipe could block for ever
                 raise FileNotFoundError(2, "no such file")
             with self.path.open("rb") as file:
+                wanted = self.size if self.size >= 0 else os.fstat(file.fileno()).st_size
+                if wanted > MOST_BYTES:
+                    raise BraidError(
+                        f"file {self.name!r} has {wanted} bytes, more than {MOST_BYTES}; cut it"
+                    )
                 file.seek(self.offset)
-                return file.read(self.size)
+                data = file.read(wanted)
+        except BraidError:
+            raise
         except (OSError, ValueError) as e:
             why = e.strerror if isinstance(e, OSError) else e
             raise BraidError(f"file {self.name!r} cannot be read: {why}; restore it") from e
+        if len(data) < wanted:
+            raise BraidError(
+                f"file {self.name!r} is cut off: {len(data)} of {wanted} bytes are there; restore "
+                "it"
+            )
+        return data
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Return whether a path leads into a folder.
+
+    Folders that are links are followed, as whoever laid out the data made them; a file that is a
+    link must not lead out, except to the blobs of the Hugging Face cache beside its snapshots.
+    """
+    here = Path(os.path.abspath(folder))  # noqa: PTH100  # resolve() would follow links
+    if not Path(os.path.abspath(path)).is_relative_to(here) and not _really(path, folder):  # noqa: PTH100
+        return False
+    if not path.is_symlink():
+        return True
+    snapshot = next((p for p in (here, *here.parents) if p.parent.name == "snapshots"), None)
+    blobs = [] if snapshot is None else [snapshot.parent.parent / "blobs"]
+    return any(_really(path, allowed) for allowed in (folder, *blobs))
+
+
+def _really(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def choose(

@@ -91,10 +91,11 @@ def _dataset(tables: Sequence[Any]) -> Any:
         table = arrow.concat_tables(tables, promote_options="permissive")
     except arrow.ArrowException as e:
         raise BraidError(f"the files differ in their columns: {e}; open them one by one") from e
+    name = "rows"  # it would else be a hash of all data, which is read and copied for it
     try:
-        return datasets.Dataset(table)
+        return datasets.Dataset(table, fingerprint=name)
     except ValueError:  # the features noted in the file are of kinds that this version lacks
-        return datasets.Dataset(table.replace_schema_metadata(None))
+        return datasets.Dataset(table.replace_schema_metadata(None), fingerprint=name)
 
 
 def from_disk(folder: Path, columns: Mapping[str, str] | None, split: str | None) -> Source:
@@ -190,15 +191,15 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
 
 
 class _Table(Source):
-    """A Dataset whose files hold rows from `starts` on and lie in `folders`."""
+    """A Dataset; if it is of files, they hold rows from `starts` on and lie in `folders`."""
 
     def __init__(
         self,
         name: str,
         dataset: Any,
         columns: Mapping[str, str],
-        starts: Sequence[int] = (0,),
-        folders: Sequence[Path] = (Path(),),
+        starts: Sequence[int] = (),
+        folders: Sequence[Path] = (),
     ) -> None:
         self.name, self.fields, self._columns = name, tuple(columns), dict(columns)
         used = list(dict.fromkeys(columns.values()))
@@ -253,5 +254,7 @@ class _Table(Source):
     def _read(self, path: str | None, i: int) -> dict[str, bytes] | None:
         if not path:
             return None
+        if not self._folders:  # the library that made the dataset knows where its files are
+            return {"bytes": File(Path(path), path).read()}
         folder = self._folders[bisect.bisect_right(self._starts, i % len(self)) - 1]
-        return {"bytes": File(folder / path, path).read()}
+        return {"bytes": File(folder / path, path, folder=folder).read()}

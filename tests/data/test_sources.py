@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ import PIL.Image
 import pytest
 import torch
 
-from braid.data import records, tables
+from braid.data import records, rows, tables
 from braid.data.sources import NUMERALS, Checked, Examples, Source, digits, open_source
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
@@ -594,6 +596,167 @@ def test_files_that_vanish_and_broken_lines_are_bad_rows(tmp_path):
         "image: the value is missing": 1,
         "a text is not valid Unicode": 1,
     }
+
+
+def refused(source: Source) -> dict[int, str]:
+    """Return why rows of a source cannot be read."""
+    reasons = {}
+    for i in range(len(source)):
+        try:
+            source[i]
+        except BraidError as e:
+            reasons[i] = str(e)
+    return reasons
+
+
+def test_what_data_names_outside_its_folder_is_not_read(tmp_path):
+    for folder in ("data/sub", "other"):
+        pictures(tmp_path / folder)
+    named = ["sub/0.png", "sub/../sub/0.png", str(tmp_path / "data" / "sub" / "0.png")]
+    outside = ["../other/0.png", "sub/../../other/0.png", str(tmp_path / "other" / "0.png")]
+    lines = [json.dumps({"image": name, "text": "a"}) for name in named + outside]
+    (tmp_path / "data" / "d.jsonl").write_text("\n".join(lines))
+    parquet.write_table(
+        table(image=named + outside, text=["a"] * 6), tmp_path / "data" / "d.parquet"
+    )
+    for file in ("d.jsonl", "d.parquet"):
+        reasons = refused(open_source(tmp_path / "data" / file))
+        assert list(reasons) == [3, 4, 5]
+        assert all("lies outside the folder of its data; move it" in r for r in reasons.values())
+
+
+def test_links_to_files_outside_are_not_read(tmp_path):
+    pictures(tmp_path / "other")
+    data = tmp_path / "data"
+    pictures(data)
+    (data / "3.png").symlink_to(data / "1.png")
+    (data / "4.png").symlink_to(tmp_path / "other" / "1.png")
+    (data / "5.png").symlink_to("/etc/passwd")
+    (data / "6.png").symlink_to("nowhere")
+    reasons = refused(open_source(data))
+    assert list(reasons) == [4, 5, 6]
+    assert "'4.png' lies outside" in reasons[4] and "no such file" in reasons[6]
+
+
+def test_linked_folders_are_followed(tmp_path):
+    pictures(tmp_path / "disk" / "pictures")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pictures").symlink_to(tmp_path / "disk" / "pictures")
+    lines = [json.dumps({"image": f"pictures/{i}.png", "text": "a"}) for i in range(3)]
+    (tmp_path / "data" / "d.jsonl").write_text("\n".join(lines))
+    assert refused(open_source(tmp_path / "data" / "d.jsonl")) == {}
+    (tmp_path / "short").symlink_to(tmp_path / "disk")
+    assert refused(open_source(tmp_path / "short" / "pictures")) == {}
+
+
+def test_the_links_of_the_hub_cache_are_followed(tmp_path):
+    snapshot = tmp_path / "datasets--me--mine" / "snapshots" / "abc"
+    pictures(tmp_path / "datasets--me--mine" / "blobs")
+    (snapshot / "train").mkdir(parents=True)
+    for i in range(3):
+        (snapshot / "train" / f"{i}.png").symlink_to(f"../../../blobs/{i}.png")
+    (snapshot / "train" / "3.png").symlink_to("/etc/passwd")
+    assert list(refused(open_source(snapshot / "train"))) == [3]
+    assert list(refused(open_source(snapshot, split="train"))) == [3]
+
+
+def tar_of(path: Path, names: list[str], size: int = 1000) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, io.BytesIO(b"x" * size))
+    return path
+
+
+PAIRS = ["a.png", "a.txt", "b.png", "b.txt", "c.png", "c.txt"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows", "reasons"),
+    [
+        (5 * 1536 + 512 + 10, 3, {2: "'c.txt' is cut off: 10 of 1000"}),  # within the last member
+        (4 * 1536 + 512 + 10, 3, {2: "'c.png' is cut off: 10 of 1000"}),
+        (4 * 1536 + 100, 3, {2: "is cut off or damaged"}),  # within a header
+        (4 * 1536, 2, {}),  # a tar without an end, as some write it
+        (6 * 1536 + 512, 3, {}),
+    ],
+)
+def test_a_tar_that_is_cut_keeps_its_other_rows(keep, rows, reasons, tmp_path):
+    path = tar_of(tmp_path / "d.tar", PAIRS)
+    path.write_bytes(path.read_bytes()[:keep])
+    source = open_source(path)
+    found = refused(source)
+    assert len(source) == rows and list(found) == list(reasons)
+    assert all(words in found[i] for i, words in reasons.items())
+
+
+def test_a_damaged_header_in_a_tar_is_a_bad_row(tmp_path):
+    path = tar_of(tmp_path / "d.tar", PAIRS)
+    data = bytearray(path.read_bytes())
+    data[2 * 1536 + 148] ^= 255  # the checksum of the third header
+    path.write_bytes(data)
+    assert [words.split(" is ")[1] for words in refused(open_source(path)).values()] == [
+        "cut off or damaged; restore it"
+    ]
+
+
+def test_names_that_come_twice_in_a_tar_are_bad_rows_and_the_first_is_kept(tmp_path):
+    path = tar_of(tmp_path / "d.tar", [*PAIRS, "a.png", "a.txt", "a.txt", "b.txt", "../d.png"])
+    source = open_source(path)
+    assert source.fields == ("image", "text")
+    found = refused(source)
+    assert list(found) == [4, 5, 6]
+    assert [words.split(" is in ")[0] for words in found.values()] == ["'a'", "'a'", "'b'"]
+
+
+def test_two_tars_may_have_the_same_names(tmp_path):
+    tars = [tar_of(tmp_path / f"{i}.tar", PAIRS) for i in range(2)]
+    assert refused(open_source(tars)) == {}
+
+
+def test_folders_of_several_tars_part_one_source(tmp_path):
+    tars = [tar_of(tmp_path / f"{i}.tar", [f"{i}/a.png"]) for i in ("cats", "dogs")]
+    source = open_source(tars)
+    assert [source[i]["text"] for i in range(2)] == ["cats", "dogs"]
+
+
+def test_links_in_a_tar_are_bad_rows(tmp_path):
+    with tarfile.open(tmp_path / "d.tar", "w") as tar:
+        for name, kind in (("a.png", tarfile.REGTYPE), ("b.png", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    (reason,) = refused(open_source(tmp_path / "d.tar")).values()
+    assert reason.startswith("'b.png' is a link in ")
+
+
+def test_a_file_that_does_not_fit_into_memory_is_a_bad_row(tmp_path, monkeypatch):
+    pictures(tmp_path)
+    monkeypatch.setattr(rows, "MOST_BYTES", len(PICTURES[0]) - 1)
+    reasons = refused(open_source(tmp_path))
+    assert all("more than" in reason for reason in reasons.values()) and len(reasons) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_arrow_file_is_mapped_and_not_read(tmp_path):
+    count, cell = 300, bytes(1 << 20)
+    with arrow.OSFile(str(tmp_path / "d.arrow"), "wb") as file:
+        one = table(image=[cell], text=["a"])
+        with arrow.ipc.new_stream(file, one.schema) as writer:
+            for _ in range(count):
+                writer.write_table(one)
+    script = (
+        "import sys; from braid.data.sources import open_source\n"
+        "def own(): return next(int(x.split()[1]) >> 10 for x in open('/proc/self/status')"
+        " if x.startswith('RssAnon'))\n"
+        "import datasets, pyarrow; before = own(); s = open_source(sys.argv[1])\n"
+        "assert len(s[7]['image']['bytes']) == 1 << 20; print(own() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "d.arrow")], capture_output=True, text=True
+    )
+    assert int(done.stdout) < count / 2, done.stderr
 
 
 def test_invalid_unicode_in_a_table_is_a_bad_row(tmp_path):
