@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -116,7 +117,7 @@ class _Makers(Generic[T]):
         self._ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(1)
         self._begun, self._closing = threading.Event(), threading.Event()
-        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._processes: list[BaseProcess] = []
         self._owner = os.getpid()
         self._thread = threading.Thread(target=self._run, name="data", daemon=True)
         self._thread.start()
@@ -169,19 +170,19 @@ class _Makers(Generic[T]):
         finally:
             self._begun.set()
 
-    def _values(self) -> Iterator[T | _Failed]:
+    def _values(self) -> Generator[T | _Failed]:
         if self._workers:
             yield from self._collected()
         self._begun.set()
         yield from map(self._make, itertools.count())
 
-    def _collected(self) -> Iterator[T | _Failed]:
+    def _collected(self) -> Generator[T | _Failed]:
         """Yield the values that processes make, in order."""
         others = set(multiprocessing.active_children())
         with _quietly():
             loader = DataLoader(
-                _Numbered(self._make),
-                sampler=itertools.count(),  # pyright: ignore[reportArgumentType]  # endless
+                _Numbered(self._make),  # pyright: ignore[reportArgumentType]  # it has no end
+                sampler=itertools.count(),  # pyright: ignore[reportArgumentType]
                 batch_size=None,
                 num_workers=self._workers,
                 prefetch_factor=2,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from braid.data.rows import Row, Source
@@ -14,12 +16,28 @@ from braid.errors import BraidError, unknown
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What stands for a row.
+
+    Attributes:
+        row: number of the row that was used.
+        encoded: that row, encoded.
+        reason: why the row that was asked for was not used; None if it was.
+    """
+
+    row: int
+    encoded: T
+    reason: str | None
+
+
 class Checked(Generic[T]):
     """Encoded rows of a source; a bad row is counted and the next one taken in its place.
 
     A row is bad if it cannot be read (BraidError, OSError), lacks a field, or `encode` refuses it
     (BraidError, OSError). Encoded rows are kept while they fit into `cache_bytes`; callers must not
-    write into them.
+    write into them. Bad rows are remembered, to be neither read nor counted again; there are never
+    more than a share `limit` of the rows, and one.
 
     Attributes:
         skipped: bad rows counted by reason.
@@ -59,7 +77,7 @@ class Checked(Generic[T]):
                 raise unknown(f"field of {source.name}", field, source.fields)
         self._lock = threading.Lock()
         self._cache: dict[int, T] = {}
-        self._skip: set[int] = set()
+        self._skip: dict[int, str] = {}
         self._reasons: Counter[str] = Counter()
         self._bad: list[tuple[int, str]] = []
 
@@ -79,7 +97,13 @@ class Checked(Generic[T]):
             return list(self._bad)
 
     def get(self, i: int) -> T:
-        """Return row i encoded, or the next good one after it; the last is followed by the first.
+        """Return row i encoded, or the next good one after it, as `find` does."""
+        return self.find(i).encoded
+
+    def find(self, i: int) -> Found[T]:
+        """Return row i, or the next good one after it; the last is followed by the first.
+
+        What is found follows from i and the source alone.
 
         Raises:
             BraidError: every row is bad, or more than `limit` allows.
@@ -89,21 +113,38 @@ class Checked(Generic[T]):
             raise IndexError(f"row {i} of {self.source.name} is out of range 0..{length - 1}")
         for step in range(length):
             index = (i + step) % length
-            if index in self._cache:
-                return self._cache[index]
-            if index in self._skip:
-                continue
-            try:
-                encoded = self._encode(self._complete(self.source[index]))
-            except (BraidError, OSError) as e:
-                self._refuse(index, e)
-            except Exception as e:
-                e.add_note(f"while encoding {self.source.describe(index)}")
-                raise
-            else:
-                self._keep(index, encoded)
-                return encoded
+            if index not in self._skip and (encoded := self._read(index)) is not None:
+                return Found(index, encoded, self._skip[i] if step else None)
         raise self._too_many("none could be used; repair the rows")
+
+    def refuse(self, index: int, reason: str, message: str) -> None:
+        """Count a bad row, unless it was before; another process may have met it.
+
+        Raises:
+            BraidError: there are more than `limit` allows.
+        """
+        with self._lock:
+            if index in self._skip:
+                return
+            self._skip[index] = sys.intern(reason)
+            if reason not in self._reasons and len(self._reasons) >= self.most_remembered:
+                reason = "other reasons"
+            self._reasons[reason] += 1
+            if len(self._bad) < self.most_remembered:
+                self._bad.append((index, message))
+        if self.on_skip is not None:
+            self.on_skip(index, message)
+        if self._limit is not None:
+            self.check_limit(self._limit)
+
+    def why(self, index: int) -> str:
+        """Return the reason for which a row was refused."""
+        return self._skip[index]
+
+    def share(self, processes: int) -> None:
+        """Take only a part of the room for encoded rows, as one of several processes."""
+        with self._lock:
+            self._room //= processes
 
     def check_limit(self, limit: float) -> None:
         """Raise if more than a share `limit` of the source's rows, and at least one, was bad."""
@@ -121,25 +162,23 @@ class Checked(Generic[T]):
                 raise BraidError(f"{field}: the value is missing; fill it in or remove the row")
         return row
 
-    def _refuse(self, index: int, error: BraidError | OSError) -> None:
-        message = str(error)
-        if isinstance(error, OSError):
-            message = f"{type(error).__name__}: {error.strerror or error}"
-        message = f"{self.source.describe(index)}: {message}"
-        with self._lock:
-            if index in self._skip:  # another thread was faster
-                return
-            reason = _reason(error)
-            if reason not in self._reasons and len(self._reasons) >= self.most_remembered:
-                reason = "other reasons"
-            self._skip.add(index)
-            self._reasons[reason] += 1
-            if len(self._bad) < self.most_remembered:
-                self._bad.append((index, message))
-        if self.on_skip is not None:
-            self.on_skip(index, message)
-        if self._limit is not None:
-            self.check_limit(self._limit)
+    def _read(self, index: int) -> T | None:
+        """Return an encoded row; None if it is bad."""
+        if index in self._cache:
+            return self._cache[index]
+        try:
+            encoded = self._encode(self._complete(self.source[index]))
+        except (BraidError, OSError) as e:
+            message = str(e)
+            if isinstance(e, OSError):
+                message = f"{type(e).__name__}: {e.strerror or e}"
+            self.refuse(index, _reason(e), f"{self.source.describe(index)}: {message}")
+            return None
+        except Exception as e:
+            e.add_note(f"while encoding {self.source.describe(index)}")
+            raise
+        self._keep(index, encoded)
+        return encoded
 
     def _keep(self, index: int, encoded: T) -> None:
         size = self._size_of(encoded)
