@@ -187,6 +187,8 @@ class DataConfig(Model):
     """Data from which each row gets the fields of a row that agrees with it in `agree_on`."""
     agree_on: dict[str, str] = {}
     """A field of this data -> the field of the partner that has to be equal."""
+    partners: int = Field(default=1, ge=1)
+    """Partners of each row; it comes once with each of them."""
     drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents whose condition is left out, for guidance."""
     hold_out: float = Field(default=0.02, gt=0, lt=1)

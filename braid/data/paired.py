@@ -19,7 +19,14 @@ class Paired(Source):
     taken from the left.
     """
 
-    def __init__(self, left: Source, right: Source, on: Mapping[str, str], seed: int = 0) -> None:
+    def __init__(
+        self,
+        left: Source,
+        right: Source,
+        on: Mapping[str, str],
+        seed: int = 0,
+        times: int = 1,
+    ) -> None:
         """Match rows.
 
         Args:
@@ -27,6 +34,7 @@ class Paired(Source):
             right: what is put beside them.
             on: one field of the left -> the field of the right that has to be equal.
             seed: of the choice.
+            times: how often each row of the left comes, each time with a partner of its own.
 
         Raises:
             BraidError: a field is missing. A row that finds no partner, or one that cannot be
@@ -35,6 +43,7 @@ class Paired(Source):
         if len(on) != 1:
             raise BraidError(f"data.agree_on {dict(on)}: name one field, as label: digit")
         (self._own, other), self.left, self.right, self._seed = *on.items(), left, right, seed
+        self.times = times
         for source, field in ((left, self._own), (right, other)):
             if field not in source.fields:
                 raise BraidError(
@@ -53,10 +62,10 @@ class Paired(Source):
         self.encoded = {**theirs, **left.encoded}
 
     def __len__(self) -> int:
-        return len(self.left)
+        return len(self.left) * self.times
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        row = self.left[i]
+        row = self.left[i % len(self.left)]
         partners = self._rows.get(_plain(row[self._own]))
         if not partners:
             raise BraidError(
@@ -68,7 +77,7 @@ class Paired(Source):
 
     def describe(self, i: int) -> str:
         """Name the row of the left."""
-        return self.left.describe(i)
+        return self.left.describe(i % len(self.left))
 
 
 def _plain(value: object) -> Hashable:

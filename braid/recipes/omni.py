@@ -59,6 +59,7 @@ def omni(
         source="digits",
         partner=clips,
         agree_on={"label": "digit"},
+        partners=16,
         fields={"caption": "text"},
         tasks={
             "caption_to_image": 1.0,
@@ -66,7 +67,7 @@ def omni(
             "audio_to_image": 1.0,
             "image_to_audio": 1.0,
         },
-        weight=2.0,
+        weight=3.0,
     )
     spoken = clips.model_copy(
         update={"tasks": {"text_to_audio": 2.0, "audio_to_text": 1.0}, "weight": 3.0}

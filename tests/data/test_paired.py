@@ -53,3 +53,14 @@ def test_fields_to_match_on_are_named():
         Paired(LEFT, LEFT, {"digit": "label"})
     with pytest.raises(BraidError, match="name one field, as label: digit"):
         Paired(LEFT, LEFT, {})
+
+
+def test_a_row_comes_with_as_many_partners_as_are_asked_for():
+    left = Examples("left", {"image": ["a", "b"], "label": [0, 1]})
+    right = Examples("right", {"audio": list(range(40)), "digit": [0, 1] * 20})
+    once, often = (Paired(left, right, {"label": "digit"}, times=n) for n in (1, 8))
+    assert (len(once), len(often)) == (2, 16)
+    rows = [often[i] for i in range(16)]
+    assert all(r["image"] == "ab"[i % 2] and r["audio"] % 2 == i % 2 for i, r in enumerate(rows))
+    assert len({r["audio"] for r in rows}) > 8
+    assert [once[i] for i in range(2)] == rows[:2]
