@@ -56,16 +56,20 @@ def _captioned(
     columns: dict[str, str] | None = None,
     judge: str | None = None,
 ) -> Experiment:
-    """Return an experiment on pictures of one size; cells of 4 pixels, 2 x 2 of them a token."""
+    """Return an experiment on pictures of one size; cells of 4 pixels, 2 x 2 of them a token.
+
+    Next-token paradigms have a token a cell.
+    """
     p = paradigms.get(paradigm)
     process = p.processes.get("image")
     codec = f"codecs/{name}-{'kl' if process and process.continuous else 'vq'}"
+    patch = 1 if process and process.causal else 2  # symbols of a token would be drawn blindly
     shape = {"size": size, "resize": True}
     made, tasks = paired(
         p,
         {
             "text": {"kind": "text", **text},
-            "image": {"kind": "coded_image", "codec": codec, "patch": 2, **shape},
+            "image": {"kind": "coded_image", "codec": codec, "patch": patch, **shape},
             "vision": {"kind": "vision", "channels": 3, "patch": size // 8, **shape},
         },
     )
