@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from braid.parallel import World
     from braid.pipeline import Parts, Pipeline
     from braid.training import Trainer
-    from braid.training.trainer import Resume
+    from braid.training.directory import Resume
 
 Numbers = dict[str, float | int | str | None]
 

@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -25,9 +24,9 @@ from braid.errors import BraidError
 from braid.layout import Batch
 from braid.modalities import conversions
 from braid.parallel import World
-from braid.pipeline import load
-from braid.training import checkpoint, gradient, interruption
+from braid.training import checkpoint, directory, gradient, interruption
 from braid.training.checkpoint import State
+from braid.training.directory import Resume
 from braid.training.ema import EMA
 from braid.training.guard import Guard
 from braid.training.interruption import SAVED, Interruption
@@ -35,9 +34,7 @@ from braid.training.logger import Logger
 from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
 from braid.training.schedule import rate
-
-Resume = Literal["auto", "never", "must"]
-"""What to do with a run that is already there: go on, refuse it, or refuse its absence."""
+from braid.training.start import start_from
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,8 @@ class Trainer:
                 f"train.batch {c.batch} is not a multiple of train.accumulate {c.accumulate} x "
                 f"{self.replicas} ranks that read data; change one of them"
             )
-        self._check_resume(resume)
-        states = self._same_experiment()
+        directory.check_resume(self.out, resume)
+        states = directory.known_states(self.out, experiment)
         self.data = data or open_data(experiment.data, experiment.seed)
         self.modality_states = self._fit(states)
         torch.manual_seed(experiment.seed)
@@ -136,7 +133,7 @@ class Trainer:
             say=self._say,
         )
         if c.start is not None and not self.checkpoints.steps():
-            self._start_from(c.start)
+            self._say(start_from(self.braid, c.start))
         self._lay_out()
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
@@ -145,7 +142,7 @@ class Trainer:
         self.guard = Guard(c.spike, self.state.norms)
         with world.together():
             if world.first:
-                self._write_experiment()
+                directory.describe(self.out, experiment, self.modality_states, self.braid)
 
     def _replicas(self) -> int:
         """Return the number of ranks, or groups of them, that read documents of their own."""
@@ -160,19 +157,6 @@ class Trainer:
                 f"parallel.tensor {p.tensor} does not divide {ranks} ranks; use a divisor"
             )
         return ranks // p.tensor
-
-    def _check_resume(self, resume: Resume) -> None:
-        there = bool(storage.steps(self.out / "checkpoints"))
-        if resume == "never" and there:
-            raise BraidError(
-                f"{str(self.out)!r} holds a run already; choose another folder with --out, or go "
-                "on with --resume auto"
-            )
-        if resume == "must" and not there:
-            raise BraidError(
-                f"{str(self.out)!r} holds no checkpoint to go on from; correct --out, or start "
-                "afresh with --resume auto"
-            )
 
     def _fit(self, states: dict | None) -> dict:
         """Return what the modalities have learned from the data, the same on all ranks."""
@@ -200,32 +184,6 @@ class Trainer:
             precision = torch.bfloat16 if c.precision == "bfloat16" else None
             parallel.shard(self.braid, mesh, precision=precision, offload=p.offload)
 
-    def _start_from(self, path: str) -> None:
-        """Take the tensors of a trained model whose names and shapes agree with this one's."""
-        source = load(path, "cpu").braid
-        theirs, ours = source.state_dict(), self.braid.state_dict()
-        own = tuple(  # what a symbol means differs
-            f"strands.{name}.{part}."
-            for name, strand in self.braid.strands.items()
-            for part in ("embedder", "head")
-            if name in source.strands
-            and source.strands[name].modality.state() != strand.modality.state()
-        )
-        taken = [
-            n
-            for n, x in ours.items()
-            if n in theirs and theirs[n].shape == x.shape and not n.startswith(own)
-        ]
-        if not taken:
-            raise BraidError(f"train.start {path!r} has no tensor in common with this model")
-        with torch.no_grad():
-            for name in taken:
-                ours[name].copy_(theirs[name])
-        self._say(
-            f"started from {path}: {len(taken)} tensors taken, {len(ours) - len(taken)} new, "
-            f"{len(theirs) - len(taken)} left behind",
-        )
-
     def _restore(self) -> None:
         """Go on from the newest sound checkpoint, if there is one."""
         tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
@@ -233,42 +191,6 @@ class Trainer:
         if found is not None:
             checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
             self.state = State.of(found)
-
-    def _same_experiment(self) -> dict | None:
-        """Return the modality states of a run that is already there.
-
-        Refuse a run of another experiment.
-        """
-        path = self.out / "experiment.json"
-        if not path.exists():
-            return None
-        there = storage.read_json(path)
-        here = self.experiment.model_dump(mode="json")
-        for section in here:
-            free = _FREE.get(section, ())
-            if free == "all":
-                continue
-            before, now = (
-                {k: v for k, v in d.items() if k not in free} if isinstance(d, dict) else d
-                for d in (there.get(section), here[section])
-            )
-            if before != now:
-                raise BraidError(
-                    f"{str(self.out)!r} holds a run of another experiment (they differ in "
-                    f"{section!r}); choose another folder with --out, or repeat the same settings"
-                )
-        modalities = self.out / "modalities.json"
-        return storage.read_json(modalities) if modalities.exists() else None
-
-    def _write_experiment(self) -> None:
-        # what a killed process left half done must not look like a run of this experiment
-        storage.write_json(self.out / "modalities.json", self.modality_states)
-        for name, strand in self.braid.strands.items():
-            for option, folder in strand.modality.folders().items():
-                copy = self.out / f"{name}-{option}"
-                if not copy.exists():  # the run can be used wherever it is moved
-                    storage.copy_folder(folder, copy)
-        self.experiment.save(self.out / "experiment.json")
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -592,29 +514,3 @@ def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-_FREE: dict[str, tuple[str, ...] | Literal["all"]] = {
-    "train": (
-        "steps",
-        "minutes",
-        "log_every",
-        "save_every",
-        "keep",
-        "keep_every",
-        "preview_every",
-        "save_in_background",
-        "on_save_error",
-        "bad_steps",
-        "rollbacks",
-        "spike",
-        "log_samples",
-        "loggers",
-        "accumulate",
-        "compile",
-    ),
-    "data": ("workers",),
-    "parallel": "all",
-    "evaluate": "all",
-}
-"""Settings that may change when a run goes on: they do not change what is learned."""
