@@ -19,7 +19,8 @@ from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
-from braid.generation import Frame, Known, Nats, Opening, generate, nats
+from braid.generation import BlockCache, Frame, Known, Nats, Opening, generate, nats
+from braid.generation.context import make
 from braid.layout import Document, Span, pack
 from braid.modalities import Modality
 from braid.randomness import derive
@@ -128,6 +129,7 @@ class Pipeline:
         sampler: Sampler | str | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         trajectory: bool = False,
+        cache: BlockCache | str | None = None,
     ) -> Any:
         """Fill the holes of a document.
 
@@ -143,6 +145,8 @@ class Pipeline:
             sampler: exchanges the sampler of every hole it suits.
             callback: called at each network call.
             trajectory: keep each network call's state and belief.
+            cache: decode masked symbols block by block with keys and values that are not exact, as
+                "dual:16"; None is exact.
 
         Returns:
             `Parts`, or a list of n.
@@ -159,6 +163,7 @@ class Pipeline:
             sampler=sampler,
             callback=callback,
             trajectory=trajectory,
+            cache=cache,
         )
         return out[0] if n is None else out
 
@@ -173,6 +178,7 @@ class Pipeline:
         sampler: Sampler | str | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         trajectory: bool = False,
+        cache: BlockCache | str | None = None,
         rows: int = 256,
     ) -> list[Parts]:
         """Fill the holes of many documents.
@@ -187,6 +193,7 @@ class Pipeline:
             raise BraidError(f"steps {steps} must be at least 1")
         if rows < 1:
             raise BraidError(f"rows {rows} must be at least 1")
+        cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
         seeds = range(len(documents)) if seeds is None else seeds
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
@@ -209,6 +216,7 @@ class Pipeline:
                     samplers,
                     guidance,
                     _watch(callback, frames if trajectory else None),
+                    make if cache is None else cache,
                 )
                 for row, i in enumerate(chunk):
                     raw = [

@@ -1,10 +1,12 @@
 """Generation: contexts, the decode loop, guidance, likelihoods."""
 
+from braid.generation.approximate import BlockCache
 from braid.generation.context import CachedContext, Context, Place, RereadContext
 from braid.generation.generate import Frame, Generated, Known, Opening, generate
 from braid.generation.likelihood import Nats, nats
 
 __all__ = [
+    "BlockCache",
     "CachedContext",
     "Context",
     "Frame",

@@ -151,6 +151,23 @@ class _Chunk:
     place: Place
 
 
+@dataclass
+class Reading:
+    """What a run over a whole document gave.
+
+    Attributes:
+        hidden: [B, L, D].
+        columns: [B, n] where the tokens at hand stand.
+        mask: [B, L, L] bool, who saw whom.
+        past: keys and values of each layer.
+    """
+
+    hidden: Tensor
+    columns: Tensor
+    mask: Tensor
+    past: list[Past]
+
+
 class RereadContext(Context):
     """The finished tokens themselves.
 
@@ -167,6 +184,11 @@ class RereadContext(Context):
 
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Read everything, predict the tokens at hand."""
+        read = self._read_all(name, x, time, place)
+        return self._predicted(name, read.hidden, read.columns)
+
+    def _read_all(self, name: str, x: Tensor, time: Tensor, place: Place) -> Reading:
+        """Read the finished tokens and those at hand, in the order of the document."""
         now = _Chunk(name, x, time, place)
         # a stable sort: blocks of a span stay in order
         chunks = sorted([*self.chunks, now], key=lambda c: c.place.span)
@@ -202,10 +224,10 @@ class RereadContext(Context):
         fields = Fields(fields.document, fields.span, index, fields.causal, fields.private)
         mask = rules.dense(self.braid.rule, fields, fields)
         visible = None if bool(mask.all()) else mask
-        hidden, _ = self.braid.transformer(hidden, position, visible, condition=condition)
-        return self._read(name, hidden, columns)
+        hidden, past = self.braid.transformer(hidden, position, visible, condition=condition)
+        return Reading(hidden, columns, mask, past)
 
-    def _read(self, name: str, hidden: Tensor, columns: Tensor) -> Tensor:
+    def _predicted(self, name: str, hidden: Tensor, columns: Tensor) -> Tensor:
         strand = self.braid.strand(name)
         before = columns - strand.shift
         picked = hidden.gather(1, before.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1]))
