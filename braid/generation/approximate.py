@@ -3,7 +3,7 @@
 Under a rule that lets everything see everything, every uncovered symbol changes the keys and values
 of all others, a little. Decoding block by block, most of that may be left out until the next block
 begins: Fast-dLLM (arXiv:2505.22618) calls it prefix cache where what follows the block is read
-again, and dual cache where it is not. Results differ from exact ones; `docs/speed.md` says how much.
+again, and dual cache where it is not. Results differ from exact ones, a little.
 """
 
 from __future__ import annotations
