@@ -1,0 +1,484 @@
+"""Memory and time of training, computed before anything is made.
+
+A model of the two, not a measurement: docs/scale.md says what it was compared with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from braid.config import Experiment, override
+from braid.doctor.sizes import SIZES, Sizes
+from braid.errors import BraidError, unknown
+from braid.transformer import TransformerConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+GB = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a model is trained on.
+
+    Attributes:
+        gpus: number of them, one rank each.
+        per_node: of them in one machine.
+        memory_gb: of each.
+        usable: share of it that tensors can take; the rest goes to the driver and to gaps.
+        tflops: dense bfloat16 operations of each, 1e12 a second.
+        utilisation: share of them that training reaches.
+        inside_gbs: GB a second that each sends within a machine.
+        between_gbs: GB a second that each sends to other machines.
+        host_gbs: GB a second between each GPU and its host, for offloading.
+        disk_gbs: GB a second that all of them write together.
+        hash_gbs: GB a second that each hashes, for the manifest of a checkpoint.
+    """
+
+    gpus: int = 8
+    per_node: int = 8
+    memory_gb: float = 80.0
+    usable: float = 0.92
+    tflops: float = 990.0
+    utilisation: float = 0.4
+    inside_gbs: float = 300.0
+    between_gbs: float = 40.0
+    host_gbs: float = 25.0
+    disk_gbs: float = 2.0
+    hash_gbs: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise BraidError(f"{name} {value} must be more than 0")
+        if self.utilisation > 1 or self.usable > 1:
+            raise BraidError("utilisation and usable are shares; give at most 1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is laid over GPUs; none of it changes what is learned.
+
+    Attributes:
+        accumulate: forward passes in a step.
+        recompute: compute a block's activations again in the backward pass.
+        shard: ranks over which parameters are sharded.
+        tensor: ranks over which each matrix is split.
+        offload: keep shards and the optimiser's state in the host's memory.
+    """
+
+    accumulate: int = 1
+    recompute: bool = False
+    shard: int = 1
+    tensor: int = 1
+    offload: bool = False
+
+    def settings(self, gpus: int) -> list[str]:
+        """Return the layout as overrides of an experiment."""
+        made = [f"train.accumulate={self.accumulate}"] if self.accumulate > 1 else []
+        made += ["parallel.recompute=true"] if self.recompute else []
+        made += [f"parallel.shard={self.shard}"] if self.shard * self.tensor != gpus else []
+        made += [f"parallel.tensor={self.tensor}"] if self.tensor > 1 else []
+        return made + (["parallel.offload=true"] if self.offload else [])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one layout needs.
+
+    Attributes:
+        layout: which.
+        memory: what for -> bytes on each GPU at the peak of a step.
+        host: bytes in the host's memory for each GPU.
+        tokens: of one forward pass on one rank, padding included.
+        flops: operations of a step on one rank, recomputation included.
+        compute: seconds of computing in a step.
+        communication: seconds in which a rank sends, in a step; overlaps with computing.
+        transfer: seconds between GPU and host in a step; does not.
+        sent: bytes that a rank sends in a step.
+    """
+
+    layout: Layout
+    memory: dict[str, float]
+    host: float
+    tokens: int
+    flops: float
+    compute: float
+    communication: float
+    transfer: float
+    sent: float
+
+    @property
+    def total(self) -> float:
+        """Bytes on each GPU at the peak of a step."""
+        return sum(self.memory.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a step."""
+        return max(self.compute, self.communication) + self.transfer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment needs on a machine, as it is set and as it would go best.
+
+    Attributes:
+        sizes: of the model and of what it reads.
+        machine: on which.
+        asked: with the experiment's own settings.
+        best: the fastest layout that fits, or None.
+        fewest: the fewest GPUs on which some layout fits without offloading.
+        checkpoint: bytes on disk.
+        saving: seconds of writing and hashing them.
+    """
+
+    sizes: Sizes
+    machine: Machine
+    asked: Estimate
+    best: Estimate | None
+    fewest: int | None
+    checkpoint: float
+    saving: float
+
+    @property
+    def room(self) -> float:
+        """Bytes that tensors can take on each GPU."""
+        return self.machine.memory_gb * GB * self.machine.usable
+
+    @property
+    def fits(self) -> bool:
+        """Whether the experiment's own settings do."""
+        return self.asked.total <= self.room
+
+    def numbers(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        return {
+            "name": self.sizes.name,
+            "parameters": self.sizes.parameters,
+            "flops_per_token": self.sizes.flops,
+            "row": self.sizes.row,
+            "tokens_per_step": self.sizes.tokens,
+            "machine": asdict(self.machine),
+            "room_bytes": self.room,
+            "fits": self.fits,
+            "asked": self._one(self.asked),
+            "best": None if self.best is None else self._one(self.best),
+            "fewest_gpus": self.fewest,
+            "checkpoint_bytes": self.checkpoint,
+            "saving_seconds": self.saving,
+        }
+
+    def _one(self, e: Estimate) -> dict[str, Any]:
+        return {
+            "settings": e.layout.settings(self.machine.gpus),
+            "memory_bytes": {**e.memory, "total": e.total},
+            "host_bytes": e.host,
+            "tokens_per_rank": e.tokens,
+            "seconds_per_step": e.seconds,
+            "compute_seconds": e.compute,
+            "communication_seconds": e.communication,
+            "transfer_seconds": e.transfer,
+            "sent_bytes": e.sent,
+            "tokens_per_second": self.sizes.tokens / e.seconds,
+            "days_per_trillion_tokens": 1e12 / (self.sizes.tokens / e.seconds) / 86400,
+        }
+
+
+def plan(
+    what: str | Experiment,
+    machine: Machine | None = None,
+    settings: Sequence[str] = (),
+    states: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Plan:
+    """Compute memory and time of training an experiment.
+
+    Args:
+        what: an experiment, or a name of `SIZES`.
+        machine: what it would be trained on; eight GPUs of 80 GB if None.
+        settings: `key.path=value` overrides.
+        states: modality -> what it learned from data, for exact sizes.
+
+    Raises:
+        BraidError: the settings contradict themselves or the number of GPUs.
+    """
+    machine = machine or Machine()
+    if isinstance(what, str):
+        if what not in SIZES:
+            raise unknown("size", what, SIZES)
+        what = SIZES[what]()
+    experiment = override(what, settings)
+    sizes, p = Sizes.of(experiment, states), experiment.parallel
+    if machine.gpus % p.tensor or (machine.gpus // p.tensor) % (p.shard or 1):
+        raise BraidError(
+            f"parallel.shard {p.shard} x parallel.tensor {p.tensor} do not divide {machine.gpus} "
+            "GPUs; change one of them"
+        )
+    ranks = machine.gpus // p.tensor
+    if experiment.train.batch % (experiment.train.accumulate * ranks):
+        raise BraidError(
+            f"train.batch {experiment.train.batch} is not a multiple of train.accumulate "
+            f"{experiment.train.accumulate} x {ranks} ranks that read data; change one of them"
+        )
+    asked = Layout(
+        experiment.train.accumulate,
+        p.recompute,
+        p.shard or ranks,
+        p.tensor,
+        p.offload,
+    )
+    checkpoint = state_bytes(sizes)["checkpoint"]
+    return Plan(
+        sizes,
+        machine,
+        estimate(sizes, machine, asked),
+        best(sizes, machine),
+        fewest(sizes, machine),
+        checkpoint,
+        checkpoint / machine.disk_gbs / GB + checkpoint / machine.gpus / machine.hash_gbs / GB,
+    )
+
+
+def state_bytes(sizes: Sizes) -> dict[str, int]:
+    """Return the bytes of what training keeps over steps, over all ranks together.
+
+    Weights, gradients, AdamW's two moments and the average are float32 whatever the precision is.
+    """
+    n = 4 * sizes.parameters
+    kept = {"parameters": n, "gradients": n, "optimizer": 2 * n, "average": n * sizes.average}
+    return {**kept, "checkpoint": n * (3 + sizes.average)}
+
+
+def block_activations(
+    c: TransformerConfig, size: int, fused: bool = True, tensor: int = 1
+) -> float:
+    """Return the bytes that one block keeps for its backward pass, a token.
+
+    Args:
+        c: sizes of the block.
+        size: bytes of a number in the forward pass.
+        fused: RMSNorm and attention are single kernels, as on a GPU; composed of others if not.
+        tensor: ranks over which each matrix is split.
+    """
+    heads, key_heads = c.heads / tensor, (c.key_heads or c.heads) / tensor
+    query, key = heads * c.size_of_head, key_heads * c.size_of_head
+    normed = {"rms": 1 if fused else 2, "layer": 1, "none": 0}[c.qk_norm]
+    wide = size if fused else 4  # composed norms keep float32
+    norms = 2 * c.width * ((wide if fused else 2 * wide) + size)
+    norms += normed * wide * (query + key)
+    attention = size * ((2 if fused else 3) * query + 2 * key)
+    feed = 4 * c.size_of_hidden / tensor * size
+    statistics = 4 * (2 + heads + (heads + key_heads) * (normed > 0))
+    extra = 2 * c.width * (c.dropout > 0) + 9 * c.width * size * c.adaln
+    return norms + attention + feed + statistics + extra
+
+
+def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True) -> Estimate:
+    """Return what a layout needs on a machine."""
+    c, alone = sizes.transformer, machine.gpus == 1
+    size = 2 if sizes.bfloat16 else 4
+    ranks = machine.gpus // layout.tensor
+    rows = sizes.tokens / sizes.row
+    tokens = round(max(1.0, rows / ranks / layout.accumulate) * sizes.row)
+    split = c.depth * sizes.block / layout.tensor
+    share = (split + sizes.rest) / layout.shard
+    state = {
+        "parameters": 4 * share,
+        "gradients": 4 * share,
+        "optimizer": 8 * share,
+        "average": 4 * share * sizes.average,
+    }
+    host = 0.0
+    if layout.offload:
+        host, state = sum(state.values()), {}
+    memory = {
+        **state,
+        "gathered": _gathered(sizes, layout, size, alone),
+        "activations": _activations(sizes, layout, size, tokens, fused),
+        "logits": tokens * sizes.logits * (size + 12),
+    }
+    sent, seconds = _communication(sizes, machine, layout, size, tokens)
+    repeated = sizes.block_products - c.width * c.size_of_hidden  # the last product is not needed
+    again = c.depth * (2 * repeated + 4 * sizes.row * c.heads * c.size_of_head)
+    flops = (sizes.flops + again * layout.recompute) * sizes.tokens / machine.gpus
+    return Estimate(
+        layout,
+        memory,
+        host,
+        tokens,
+        flops,
+        flops / (machine.tflops * 1e12 * machine.utilisation),
+        seconds,
+        _transfer(share, layout, machine) * layout.offload,
+        sent,
+    )
+
+
+def _gathered(sizes: Sizes, layout: Layout, size: int, alone: bool) -> float:
+    """Bytes of whole weights and gradients, where shards are put together.
+
+    Two blocks are whole at a time and one is being copied, with one gradient before and one after
+    it is cast; what is outside of blocks stays whole during a step.
+    """
+    if alone:
+        return 2.0 * sizes.parameters * sizes.bfloat16  # copies that autocast makes
+    block = sizes.block / layout.tensor
+    return block * (4 * size + 4) + sizes.rest * (2 * size + 4)
+
+
+def _activations(sizes: Sizes, layout: Layout, size: int, tokens: int, fused: bool) -> float:
+    """Bytes that a forward pass keeps until the backward pass; with recomputation, the input of
+    each block and all of one.
+    """
+    c = sizes.transformer
+    block = block_activations(c, size, fused, layout.tensor)
+    around = c.width * size * (4 + 2 * sizes.strands)
+    if not layout.recompute:
+        return tokens * (c.depth * block + around)
+    gradients = size * (3 * c.size_of_hidden / layout.tensor + 2 * c.width)
+    return tokens * (c.depth * c.width * size + around + block + gradients)
+
+
+def _communication(
+    sizes: Sizes, machine: Machine, layout: Layout, size: int, tokens: int
+) -> tuple[float, float]:
+    """Bytes that a rank sends in a step, and the seconds that takes."""
+    c, passes = sizes.transformer, layout.accumulate
+    blocks = c.depth * sizes.block / layout.tensor
+    others = (layout.shard - 1) / layout.shard
+    gathers = size * (2 * blocks + sizes.rest)
+    sharded = others * passes * (gathers + 4 * (blocks + sizes.rest))
+    copies = machine.gpus // layout.tensor // layout.shard
+    repeated = passes * 2 * (copies - 1) / copies * 4 * (blocks + sizes.rest) / layout.shard
+    reduces = c.depth * (4 + 2 * layout.recompute) * 2 * (layout.tensor - 1) / layout.tensor
+    within = passes * reduces * tokens * c.width * size
+    inside, between = machine.inside_gbs * GB, machine.between_gbs * GB
+    near = machine.gpus <= machine.per_node
+    seconds = sharded / (inside if layout.shard * layout.tensor <= machine.per_node else between)
+    seconds += repeated / (inside if near else between)
+    seconds += within / (inside if layout.tensor <= machine.per_node else between)
+    return sharded + repeated + within, seconds
+
+
+def _transfer(share: float, layout: Layout, machine: Machine) -> float:
+    """Seconds of offloading in a step: shards come twice a pass, gradients go once, and AdamW
+    reads and writes 28 bytes a parameter in the host.
+    """
+    return share * (12 * layout.accumulate + 28) / machine.host_gbs / GB
+
+
+def best(sizes: Sizes, machine: Machine, offload: bool = True) -> Estimate | None:
+    """Return the fastest layout that fits, the plainest among equals; None if none does.
+
+    Offloading is a last resort.
+    """
+    room = machine.memory_gb * GB * machine.usable
+    for off in (False, True) if offload else (False,):
+        made = (estimate(sizes, machine, layout) for layout in layouts(sizes, machine, off))
+        fitting = [e for e in made if e.total <= room]
+        if fitting:
+            return min(
+                fitting,
+                key=lambda e: (
+                    float(f"{e.seconds:.3g}"),
+                    len(e.layout.settings(machine.gpus)),
+                    e.total,
+                ),
+            )
+    return None
+
+
+def layouts(sizes: Sizes, machine: Machine, offload: bool) -> Iterator[Layout]:
+    """Yield the layouts that the numbers of GPUs, heads and documents allow."""
+    c = sizes.transformer
+    heads, hidden = c.key_heads or c.heads, c.size_of_hidden
+    for tensor in _powers(min(machine.gpus, machine.per_node)):
+        if machine.gpus % tensor or heads % tensor or c.heads % tensor or hidden % tensor:
+            continue
+        ranks = machine.gpus // tensor
+        if sizes.batch % ranks:
+            continue
+        shards = {ranks} | ({machine.per_node} if ranks % machine.per_node == 0 else set())
+        passes = [n for n in _powers(sizes.batch // ranks) if sizes.batch % (n * ranks) == 0]
+        for shard, n, recompute in itertools.product(sorted(shards), passes, (False, True)):
+            yield Layout(n, recompute, shard, tensor, offload)
+
+
+def fewest(sizes: Sizes, machine: Machine, most: int = 8192) -> int | None:
+    """Return the fewest GPUs, a power of two, on which some layout fits without offloading."""
+    return next(
+        (n for n in _powers(most) if best(sizes, replace(machine, gpus=n), offload=False)), None
+    )
+
+
+def _powers(most: int) -> list[int]:
+    return [1 << i for i in range(most.bit_length()) if 1 << i <= most]
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan as a table, and what to switch on."""
+    from rich.table import Table
+
+    sizes, machine = plan.sizes, plan.machine
+    console.print(
+        f"{sizes.name}: {sizes.parameters:,} parameters, {sizes.flops / 1e9:.3g} GFLOP a token in "
+        f"rows of {sizes.row:,}, {sizes.tokens:,} tokens a step; {machine.gpus} GPUs of "
+        f"{machine.memory_gb:g} GB at {machine.tflops:g} TFLOP/s, {machine.utilisation:.0%} of it "
+        "reached",
+        highlight=False,
+        soft_wrap=True,
+    )
+    columns = {"as set": plan.asked}
+    if plan.best is not None and plan.best.layout != plan.asked.layout:
+        columns["best"] = plan.best
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("a GPU holds", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    names = ("parameters", "gradients", "optimizer", "average", "gathered", "activations", "logits")
+    for name in names:
+        table.add_row(name, *(_gb(e.memory.get(name, 0.0)) for e in columns.values()))
+    table.add_row("total", *(_gb(e.total) for e in columns.values()))
+    if any(e.host for e in columns.values()):
+        table.add_row("in the host", *(_gb(e.host) for e in columns.values()))
+    rows = {
+        "tokens a pass": lambda e: f"{e.tokens:,}",
+        "sent a step": lambda e: _gb(e.sent),
+        "computing": lambda e: f"{e.compute:.3g} s",
+        "sending": lambda e: f"{e.communication:.3g} s",
+        "a step": lambda e: f"{e.seconds:.3g} s",
+        "tokens a second": lambda e: f"{sizes.tokens / e.seconds:,.0f}",
+    }
+    for name, text in rows.items():
+        table.add_row(name, *(text(e) for e in columns.values()))
+    console.print(table)
+    for line in advice(plan):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def advice(plan: Plan) -> list[str]:
+    """Return what fits and what to switch on."""
+    gpus, room = plan.machine.gpus, _gb(plan.room)
+    said = [
+        f"as set: {_gb(plan.asked.total)} of {room} that can be used: "
+        + ("fits" if plan.fits else "does not fit")
+    ]
+    if plan.best is None:
+        said.append(f"no layout fits on {gpus} GPUs, not even with parallel.offload=true")
+    elif plan.best.layout != plan.asked.layout:
+        made = plan.best.layout.settings(gpus) or ["the defaults"]
+        said.append(f"the fastest that fits: {' '.join(made)} ({_gb(plan.best.total)})")
+    if plan.fewest is None:
+        said.append("no number of GPUs up to 8192 is enough without offloading")
+    elif plan.fewest != gpus:
+        said.append(f"fewest GPUs without offloading: {plan.fewest}")
+    said.append(f"a checkpoint: {_gb(plan.checkpoint)}, {plan.saving:.3g} s to write and hash")
+    return said
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.1f} GB" if size >= 0.1 * GB else f"{size / 1e6:.1f} MB"
