@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -253,8 +254,7 @@ class Trackio:
     package = "trackio"
 
     def __init__(self, project: str, name: str) -> None:
-        import trackio
-
+        trackio = importlib.import_module("trackio")
         self._run = trackio.init(project=project, name=name, resume="allow")
 
     @classmethod
