@@ -1,4 +1,4 @@
-"""How full the rows of a batch are: documents packed by best fit decreasing, by first fit, alone.
+"""How full the rows of a batch are: documents packed by best fit, by first fit, alone.
 
     python benchmarks/packing.py [--quick] [--json FILE]
 

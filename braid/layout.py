@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -316,23 +317,36 @@ def room(document: Document, placements: Mapping[str, Placement], twins: bool = 
 
 
 def fit(lengths: Sequence[int], length: int) -> list[list[int]]:
-    """Assign items to rows of `length` by first fit in the given order.
+    """Assign items to rows of `length` by best fit; return item numbers per row.
 
-    Return item numbers per row.
+    The longest item comes first, each goes into the row that it leaves with the least room; or
+    items come in their given order, where that needs fewer rows. Items of a row are in their given
+    order, and so are rows by their first item: the result depends on nothing but the arguments.
+
+    Raises:
+        BraidError: an item is longer than a row.
     """
+    if max(lengths, default=0) > length:
+        raise BraidError(
+            f"a document of {max(lengths)} tokens does not fit a row of {length}; raise data.row "
+            "or shorten the text"
+        )
+    given = range(len(lengths))
+    decreasing = sorted(given, key=lambda item: -lengths[item])
+    rows = min((_best_fit(lengths, order, length) for order in (decreasing, given)), key=len)
+    return sorted(sorted(row) for row in rows)
+
+
+def _best_fit(lengths: Sequence[int], order: Sequence[int], length: int) -> list[list[int]]:
     rows: list[list[int]] = []
-    room: list[int] = []
-    for item, n in enumerate(lengths):
-        if n > length:
-            raise BraidError(
-                f"a document of {n} tokens does not fit a row of {length}; raise data.row or "
-                "shorten the text"
-            )
-        row = next((r for r, free in enumerate(room) if free >= n), None)
-        if row is None:
+    rooms: list[tuple[int, int]] = []  # room and number of each row, sorted
+    for item in order:
+        at = bisect_left(rooms, (lengths[item], 0))
+        if at < len(rooms):
+            room, row = rooms.pop(at)
+        else:
+            room, row = length, len(rows)
             rows.append([])
-            room.append(length)
-            row = len(rows) - 1
         rows[row].append(item)
-        room[row] -= n
+        insort(rooms, (room - lengths[item], row))
     return rows

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError
-from braid.layout import Document
+from braid.layout import Batch, Document
 from tests.laws import models
 
 ROWS = [[0, 1], [2], [3, 4, 5]]
@@ -71,6 +71,27 @@ def test_packing_changes_no_loss(paradigm):
     parts = [braid.loss(b, 0, counts).total for b in single]
     expected = torch.stack(parts).sum()
     torch.testing.assert_close(braid.loss(together, 0).total, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("paradigm", models.NAMES)
+def test_packed_losses_in_float64_are_the_same_float32_numbers(paradigm):
+    braid = models.stirred(paradigm)
+    single, together = alone_and_packed(braid, room=2)
+    expected = joined([losses(braid, b) for b in single])
+    for name, loss in losses(braid, together).items():
+        assert torch.equal(loss.float(), expected[name].float())
+        assert torch.equal(loss.double().mean().float(), expected[name].double().mean().float())
+
+
+def losses(braid: Braid, batch: Batch) -> dict[str, Tensor]:
+    """Return the loss of every token of every strand with a process."""
+    predictions, noised = models.trained(braid, batch)
+    found = {}
+    for name, prediction in predictions.items():
+        process = braid.strands[name].process
+        assert process is not None
+        found[name] = process.loss(prediction, noised[name])
+    return found
 
 
 @pytest.mark.parametrize("paradigm", models.NAMES)
