@@ -209,7 +209,8 @@ def test_operations_are_those_that_torch_counts(paradigm):
     # the kernel for attention on a CPU is not counted, the plain products are
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         braid.loss(batch, 0).total.backward()
-    assert sizes.flops * sizes.tokens == pytest.approx(counter.get_total_flops(), rel=0.05)
+    counted = sum(counter.get_flop_counts()["Braid"].values())  # what draws noise is left out
+    assert sizes.flops * sizes.tokens == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(
