@@ -198,11 +198,40 @@ def doctor(
         typer.Argument(help="A recipe, an experiment file or a run to try without data."),
     ] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="key.path=value.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Say what became of this run; its checkpoints are verified."),
+    ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Compute memory and time on GPUs; also of 1b, 7b and 70b."),
+    ] = False,
+    gpus: Annotated[int, typer.Option("--gpus", help="With --plan: number of GPUs.")] = 8,
+    memory_gb: Annotated[float, typer.Option("--memory-gb", help="Memory of each.")] = 80.0,
+    tflops: Annotated[float, typer.Option("--tflops", help="Peak of each, in bfloat16.")] = 990.0,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="Share of the peak that is reached.")
+    ] = 0.4,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine can do, and try an experiment for one step without data."""
+    """Say what this machine can do, and try an experiment for one step without data.
+
+    Or explain a run, or plan one. Exits with 1 where a run's newest checkpoint is not sound.
+    """
     from braid import commands
 
-    commands.doctor(what, settings or [])
+    if run is not None:
+        _finish(commands.doctor_run(run, json))
+    elif plan:
+        machine = {
+            "gpus": gpus,
+            "memory_gb": memory_gb,
+            "tflops": tflops,
+            "utilisation": utilisation,
+        }
+        commands.doctor_plan(what or "7b", settings or [], machine, json)
+    else:
+        commands.doctor(what, settings or [])
 
 
 @app.callback(invoke_without_command=True)

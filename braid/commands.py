@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -441,6 +442,40 @@ def doctor(what: str | None = None, settings: Sequence[str] = ()) -> None:
         console.print(f"{name:12} {text}", highlight=False, soft_wrap=True)
     if what is not None:
         _try(what, settings, console)
+
+
+def doctor_run(run: Path, as_json: bool = False) -> int:
+    """Print what became of a run; returns 1 where its newest checkpoint is not sound, or 0."""
+    from braid.doctor import explain_run
+
+    found = explain_run(run)
+    print(json.dumps(found.numbers(), indent=1) if as_json else "\n".join(found.lines()))
+    return found.code
+
+
+def doctor_plan(
+    what: str,
+    settings: Sequence[str] = (),
+    machine: Mapping[str, Any] | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print the memory and time that training would take.
+
+    Args:
+        what: a recipe, an experiment or a run; or 1b, 7b, 70b.
+        settings: `key.path=value` overrides.
+        machine: fields of `braid.doctor.Machine`.
+        as_json: print JSON.
+    """
+    from braid import recipes as known
+    from braid.doctor import SIZES, Machine, plan, print_plan
+
+    of = what if what in SIZES else known.resolve(what, settings)
+    found = plan(of, Machine(**(machine or {})), settings if what in SIZES else ())
+    if as_json:
+        print(json.dumps(found.numbers(), indent=1))
+    else:
+        print_plan(found, Console())
 
 
 def _try(what: str, settings: Sequence[str], console: Console) -> None:

@@ -308,3 +308,19 @@ def test_every_paradigm_trains_samples_and_is_evaluated(paradigm, here, capsys):
     numbers = json.loads(said(capsys, "evaluate", "run", "--json", "--limit", 4))
     assert numbers["held_out"] == 4
     assert {"report.html", "report.json"} <= {p.name for p in Path("run").iterdir()}
+
+
+def test_doctor_explains_a_run_and_says_whether_it_is_sound(run, capsys):
+    text = said(capsys, "doctor", "--run", run)
+    assert "step-2" in text
+    assert "sound" in text
+    assert json.loads(said(capsys, "doctor", "--run", run, "--json"))["code"] == 0
+    assert "holds no run" in refused(capsys, "doctor", "--run", run / "none")
+
+
+def test_doctor_plans_a_size_and_a_recipe(capsys):
+    plan = said(capsys, "doctor", "--plan", "7b", "--gpus", "64", "--json")
+    assert json.loads(plan)
+    assert "7b" in said(capsys, "doctor", "--plan", "7b")
+    assert said(capsys, "doctor", "--plan", "toy", "transformer.width=64", "--gpus", "1")
+    assert "gpus 0 must be more than 0" in refused(capsys, "doctor", "--plan", "7b", "--gpus", "0")

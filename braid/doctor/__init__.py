@@ -1,6 +1,7 @@
 """What a run's state is, and what a model would need before it is trained."""
 
-from braid.doctor.planning import Machine, plan
+from braid.doctor.planning import Machine, plan, print_plan
 from braid.doctor.run import explain_run
+from braid.doctor.sizes import SIZES
 
-__all__ = ["Machine", "explain_run", "plan"]
+__all__ = ["SIZES", "Machine", "explain_run", "plan", "print_plan"]
