@@ -130,17 +130,23 @@ class CachedContext(Context):
     def _run(self, name: str, x: Tensor, time: Tensor, place: Place) -> tuple[Tensor, list[Past]]:
         strand = self.braid.strand(name)
         hidden = strand.embed(x, time, place.position)
-        own = place.fields(self.columns, strand.causal)
-        seen = _join([*self.fields, own])
-        if self.padded or not bool(place.valid.all()):
-            visible = rules.dense(self.braid.rule, own, seen)
-        else:  # rows are alike: look at one
-            visible = rules.dense(
-                self.braid.rule, own.map(lambda f: f[:1]), seen.map(lambda f: f[:1])
-            )
-            visible = None if bool(visible.all()) else visible.expand(self.rows, -1, -1)
+        visible = self._visible(place, strand.causal)
         condition = strand.condition(time) if self.braid.transformer.config.adaln else None
         return self.braid.transformer(hidden, place.position, visible, self.past, condition)
+
+    def _visible(self, place: Place, causal: bool) -> Tensor | None:
+        """Return what tokens at hand see of all that is committed and of themselves."""
+        rule, padded = self.braid.rule, self.padded or not bool(place.valid.all())
+        if rule.sequential and not padded and place.valid.shape[1] == 1:
+            return None  # the last token sees all before it
+        own = place.fields(self.columns, causal)
+        self.fields = [_join(self.fields)] if self.fields else []
+        seen = _join([*self.fields, own])
+        if padded:
+            return rules.dense(rule, own, seen)
+        # rows are alike: look at one
+        visible = rules.dense(rule, own.map(lambda f: f[:1]), seen.map(lambda f: f[:1]))
+        return None if bool(visible.all()) else visible.expand(self.rows, -1, -1)
 
 
 @dataclass

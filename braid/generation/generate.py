@@ -148,14 +148,14 @@ class _Generation:
         known = [i for i, p in enumerate(self.parts) if isinstance(p, Known)]
         holes = [i for i, p in enumerate(self.parts) if isinstance(p, Opening)]
         # what comes later can be read only under a rule that looks forward
-        order = range(len(self.parts)) if self.braid.rule.cacheable else [*known, *holes]
+        order = [*range(len(self.parts))] if self.braid.rule.cacheable else [*known, *holes]
         for i in order:
             offset = self._offset(i)
             part = self.parts[i]
             if isinstance(part, Known):
                 self._read(i, part, offset, context)
             else:
-                self._fill(i, part, offset, context)
+                self._fill(i, part, offset, context, last=i == order[-1])
             if self.out.stopped:
                 break
         return self.out
@@ -188,7 +188,7 @@ class _Generation:
         context.commit(part.modality, tokens, Place(i, position, valid))
         self.out.tokens[i], self.out.used[i] = tokens, valid
 
-    def _fill(self, i: int, hole: Opening, offset: Tensor, context: Context) -> None:
+    def _fill(self, i: int, hole: Opening, offset: Tensor, context: Context, last: bool) -> None:
         strand = self.braid.strand(hole.modality)
         process, modality = strand.process, strand.modality
         if process is None or strand.sampler is None:
@@ -213,10 +213,12 @@ class _Generation:
             x = self._block(i, hole, at, process, sampler, keys, readers)
             blocks.append(x)
             written.append(valid)
-            for reader, place in readers:
-                reader.commit(hole.modality, x, place)
             done += n
             alive = alive & ~modality.finished(torch.cat(blocks, 1))
+            if last and not (done < total and bool(alive.any())):
+                break  # nothing will read it
+            for reader, place in readers:
+                reader.commit(hole.modality, x, place)
         self.out.tokens[i] = torch.cat(blocks, 1)
         self.out.used[i] = torch.cat(written, 1)
 
@@ -239,7 +241,8 @@ class _Generation:
             if hole.keep is not None and draft is not None
             else None
         )
-        x = process.source(space, B * n, keys.spread(n)).to(self.braid.device).unflatten(0, (B, n))
+        each = keys.spread(n) if n > 1 else keys  # hashing keys for each token costs as much as one
+        x = process.source(space, B * n, each).to(self.braid.device).unflatten(0, (B, n))
         if draft is not None and hole.start > 0:
             time = torch.full((B * n,), hole.start, device=self.braid.device)
             x = process.corrupt(space, draft.flatten(0, 1), time, keys.spread(n)).noisy.unflatten(
