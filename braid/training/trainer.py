@@ -35,6 +35,7 @@ from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
 from braid.training.schedule import rate
 from braid.training.start import start_from
+from braid.transformer.cost import flops_per_token, peak_flops
 
 
 @dataclass(frozen=True)
@@ -441,6 +442,11 @@ class Trainer:
         if s.matched is not None:
             values["train/match/loss"] = s.matched
         speed = s.tokens / max(s.seconds, 1e-9)
+        flops = speed * flops_per_token(
+            self.braid.transformer.config, data.batches[0].layout.document.shape[1]
+        )
+        peak = peak_flops(self.device)
+        used = {} if peak is None else {"utilisation": flops / (peak * self.world.size)}
         logger.write(
             step=s.step,
             position=s.position,
@@ -450,6 +456,8 @@ class Trainer:
             learning_rate=self.optimizer.param_groups[0]["lr"],
             gradient_norm=result.norm,
             memory_bytes=_memory(self.device),
+            flops_per_second=round(flops),
+            **used,
             skipped_rows=sum(s.skipped_rows.values()),
             skipped_steps=s.skipped_steps,
             **values,
@@ -457,8 +465,10 @@ class Trainer:
         )
         left = s.seconds * (1 / self.progress - 1) if self.progress else 0.0
         text = "  ".join(f"{n.split('/')[1]} {v:.3f}" for n, v in values.items())
+        share = f"  {used['utilisation']:.0%} of peak" if used else ""
         logger.show(
-            self.progress, f"step {s.step}  {text}  {speed:,.0f} tokens/s  {left:,.0f} s left"
+            self.progress,
+            f"step {s.step}  {text}  {speed:,.0f} tokens/s{share}  {left:,.0f} s left",
         )
 
     def _samples(self, data: Step) -> list:
