@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -33,8 +34,11 @@ T = TypeVar("T")
 GLANCE = 0.2
 """Seconds after which whoever waits looks around."""
 
-_PATIENCE = 5.0
-"""Seconds for which a thread is waited for at the end."""
+_PATIENCE = 1.0
+"""Seconds that are left for ending well."""
+
+_SHARED = Path("/dev/shm")
+"""Where Linux keeps shared memory; what a process was killed with stays there."""
 
 _IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 """Signals that a launcher may send to all processes; the parent alone decides what they mean."""
@@ -145,7 +149,9 @@ class _Makers(Generic[T]):
         if isinstance(value, _Failed):
             raise BraidError(f"data worker {value.worker}: {value.what}") from _WhereError(value)
         if isinstance(value, _Raised):
-            self._check_workers()
+            for _ in self._processes:  # the death of one may show a moment later
+                self._check_workers()
+                time.sleep(GLANCE)
             raise value.error
         return value
 
@@ -153,6 +159,7 @@ class _Makers(Generic[T]):
         """End the thread and the processes."""
         self._closing.set()
         self._wanted.release()
+        self._thread.join(_PATIENCE)  # it ends idle processes
         self._kill()
         atexit.unregister(self._kill)
         self._thread.join(_PATIENCE)
@@ -166,15 +173,17 @@ class _Makers(Generic[T]):
                         return
                     self._ready.put(next(values))
         except BaseException as e:  # whoever takes the next value shall meet it
-            self._ready.put(_Raised(e))
+            if not self._closing.is_set():
+                self._ready.put(_Raised(e))
         finally:
             self._begun.set()
 
     def _values(self) -> Generator[T | _Failed]:
         if self._workers:
             yield from self._collected()
-        self._begun.set()
-        yield from map(self._make, itertools.count())
+        else:
+            self._begun.set()
+            yield from map(self._make, itertools.count())
 
     def _collected(self) -> Generator[T | _Failed]:
         """Yield the values that processes make, in order."""
@@ -196,18 +205,21 @@ class _Makers(Generic[T]):
         mine = set(multiprocessing.active_children()) - others
         self._processes = sorted(mine, key=lambda p: p.pid or 0)
         self._begun.set()
-        while not self._closing.is_set():
+        broken = ""
+        while not (broken or self._closing.is_set()):
             try:
                 yield next(made)
-            except RuntimeError as e:
-                if "timed out" not in str(e):
-                    raise BraidError(f"data workers: {e}; set data.workers=0") from e
+            except Exception as e:  # a worker that dies breaks off whatever it was handing over
+                broken = "" if "timed out" in str(e) else f"{type(e).__name__}: {e}"
+        del made  # ends its threads; an error would hold it
+        if broken and not self._closing.is_set():
+            raise BraidError(f"data workers: {broken}; set data.workers=0")
 
     def _check_workers(self) -> None:
         for number, process in enumerate(self._processes):
-            if process.is_alive():
+            if process.is_alive() or not process.exitcode:  # those that end well follow another
                 continue
-            code = process.exitcode or 0
+            code = process.exitcode
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})"
             raise BraidError(
                 f"data worker {number} (process {process.pid}) {how}; repeat the same command to "
@@ -215,10 +227,13 @@ class _Makers(Generic[T]):
             )
 
     def _kill(self) -> None:
-        for process in self._processes if os.getpid() == self._owner else ():
+        processes = self._processes if os.getpid() == self._owner else []
+        for process in processes:
             process.kill()  # workers own nothing, and ignore what is gentler
-        for process in self._processes if os.getpid() == self._owner else ():
+        for process in processes:
             process.join(_PATIENCE)
+            for file in _SHARED.glob(f"torch_{process.pid}_*"):  # it was about to hand it over
+                file.unlink(missing_ok=True)
 
 
 class _Numbered(Generic[T]):
