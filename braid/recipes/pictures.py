@@ -63,7 +63,8 @@ def _captioned(
     p = paradigms.get(paradigm)
     process = p.processes.get("image")
     codec = f"codecs/{name}-{'kl' if process and process.continuous else 'vq'}"
-    patch = 1 if process and process.causal else 2  # symbols of a token would be drawn blindly
+    alone = bool(process and process.causal)  # symbols of a token would be drawn blindly
+    patch = 1 if alone else 2
     shape = {"size": size, "resize": True}
     made, tasks = paired(
         p,
@@ -78,7 +79,9 @@ def _captioned(
         strands=made,
         rule=p.rule,
         transformer=TransformerConfig(width=160, depth=6, heads=5, dropout=dropout),
-        data=DataConfig(source="files", columns=columns, tasks=tasks, row=row),
+        data=DataConfig(
+            source="files", columns=columns, tasks=tasks, row=2 * row if alone else row
+        ),
         train=TrainConfig(
             steps=1_000_000,
             minutes=10,

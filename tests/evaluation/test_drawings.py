@@ -190,7 +190,8 @@ def test_a_recipe_of_pictures_has_the_codec_that_its_paradigm_needs(recipe, toke
         return
     modality = config.make_modality("image", made.strands["image"])
     process = config.make_process(made.strands["image"])
-    assert modality.shape[0] * modality.shape[1] == tokens
+    assert modality.shape[0] * modality.shape[1] == tokens * (4 if process.causal else 1)
+    assert made.data.row > modality.shape[0] * modality.shape[1] + 20
     assert modality.source == f"codecs/{recipe}-{'kl' if process.continuous else 'vq'}"
 
 
