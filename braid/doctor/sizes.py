@@ -137,7 +137,7 @@ def skeleton(
         try:
             with torch.device(device):
                 strands[name] = _strand(experiment, modality, strand)
-        except NotImplementedError:  # its embeddings start from a table of numbers
+        except RuntimeError:  # its embeddings start from a table of numbers
             strands[name] = _strand(experiment, modality, strand)
     with torch.device(device):
         return Braid(strands, Transformer(experiment.transformer), experiment.rule)
