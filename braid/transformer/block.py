@@ -199,22 +199,20 @@ class Block(nn.Module):
         keys: Keys | None = None,
     ) -> tuple[Tensor, Past]:
         """Transform x [B, L, D]; `keys` [B * L] draw the dropout."""
-        shift_a = scale_a = shift_f = scale_f = None
-        gate_a = gate_f = 1.0
+        shift_a = scale_a = gate_a = shift_f = scale_f = gate_f = None
         if self.modulate is not None and condition is not None:
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulate(
                 F.silu(condition)
             ).chunk(6, -1)
-            gate_a, gate_f = 1 + gate_a, 1 + gate_f
         y, present = self.attention(
             _scaled(x if self.post else self.attention_norm(x), shift_a, scale_a),
             turn,
             visible,
             past,
         )
-        x = x + gate_a * self._drop(self.attention_norm(y) if self.post else y, keys)
+        x = x + _gated(self._drop(self.attention_norm(y) if self.post else y, keys), gate_a)
         y = self.feed(_scaled(x if self.post else self.feed_norm(x), shift_f, scale_f))
-        return x + gate_f * self._drop(self.feed_norm(y) if self.post else y, keys), present
+        return x + _gated(self._drop(self.feed_norm(y) if self.post else y, keys), gate_f), present
 
     def _drop(self, y: Tensor, keys: Keys | None) -> Tensor:
         if not (self.training and self.dropout and keys is not None):
@@ -225,3 +223,7 @@ class Block(nn.Module):
 
 def _scaled(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
     return x if shift is None or scale is None else x * (1 + scale) + shift
+
+
+def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    return x if gate is None else x * (1 + gate)

@@ -21,9 +21,10 @@ def sections(pairs: int, weights: Sequence[int]) -> list[int]:
 def rotary(
     position: Tensor, width: int, theta: float, weights: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [B, 1, L, width / 2] in float32 for positions [B, L, 3].
+    """Return cosines and signed sines [B, 1, L, width] in float32 for positions [B, L, 3].
 
-    Each axis turns its own pairs with frequencies from 1 down to 1 / theta.
+    Each axis turns its own pairs with frequencies from 1 down to 1 / theta. The two halves are
+    alike, but for the sign of the sine: minus for the first of a pair.
     """
     angles = []
     for axis, size in enumerate(sections(width // 2, weights)):
@@ -32,7 +33,8 @@ def rotary(
         )
         angles.append(position[..., axis, None].float() * frequency)
     angle = torch.cat(angles, -1)[:, None]
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -41,5 +43,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The halves of the width form the pairs, as in released Llama weights.
     """
     u, v = x.chunk(2, -1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([u * cos - v * sin, u * sin + v * cos], -1)
+    # u cos - v sin and v cos + u sin, in three passes over memory
+    return torch.addcmul(x * cos.to(x.dtype), torch.cat([v, u], -1), sin.to(x.dtype))
