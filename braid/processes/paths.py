@@ -7,9 +7,11 @@ sum to zero: velocity(...)[i, x] is the rate of jumping from noisy[i] to x.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,8 +20,11 @@ from torch.nn import functional as F
 
 from braid.errors import BraidError, unknown
 from braid.processes import schedules
+from braid.processes.draws import LEAST, blocks, invert
 from braid.processes.process import each
 from braid.randomness import Rng, integers, uniform, weighted
+
+_SMALL = 1 << 20  # distances that are kept in a table: those of 1024 symbols
 
 
 class Path:
@@ -29,8 +34,10 @@ class Path:
         extra_symbols: 1 if noise is an extra symbol, with id `size`.
         masked: noise is the mask.
         horizon: where a likelihood bound stops integrating.
+        copies: `jump` and `corrupt` put clean symbols where they go, and never look at them.
     """
 
+    copies: ClassVar[bool] = False
     extra_symbols: int = 0
     masked: bool = False
     horizon: float = 1 - 1e-3
@@ -86,6 +93,7 @@ class MixturePath(Path):
     Rates: kappa' / (1 - kappa) ([x = x1] - [x = z]) (Gat et al., arXiv:2407.15595).
     """
 
+    copies: ClassVar[bool] = True
     source_kind: Literal["mask", "uniform"]
     schedule: schedules.Schedule
 
@@ -251,15 +259,21 @@ class MetricPath(Path):
             _warn(
                 "two rows of the metric path's table coincide: it cannot tell their symbols apart"
             )
-        prepared = (points, points.square().sum(-1))
+        square = points.square().sum(-1, keepdim=True)
+        prepared = torch.cat([points, square, torch.ones_like(square)], 1)
         object.__setattr__(self, "_prepared", {(torch.float64, torch.device("cpu")): prepared})
+        object.__setattr__(self, "_tables", {})
 
-    def points(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the prepared table and its squared row lengths, typed and placed as `like`."""
-        known: dict = self._prepared  # type: ignore[attr-defined]
+    def points(self, like: Tensor) -> Tensor:
+        """Return the prepared table, typed and placed as `like`, [V, width + 2].
+
+        Behind each row stand its squared length and a 1: |p - q|^2 is then one product of
+        (-2 p, 1, |p|^2) and (q, |q|^2, 1).
+        """
+        known: dict[Any, Tensor] = self._prepared  # type: ignore[attr-defined]
         at = (like.dtype, like.device)
         if at not in known:  # copied there once
-            known[at] = tuple(x.to(like.dtype).to(like.device) for x in next(iter(known.values())))
+            known[at] = next(iter(known.values())).to(like.dtype).to(like.device)
         return known[at]
 
     def beta(self, time: Tensor) -> Tensor:
@@ -271,17 +285,32 @@ class MetricPath(Path):
         return self.c * self.a * time ** (self.a - 1) * (1 - time) ** (-self.a - 1)
 
     def distances(self, clean: Tensor, like: Tensor) -> Tensor:
-        """Return d(x, x1) to every symbol, [N, V]; O(V) a symbol."""
-        points, size = self.points(like)
-        if self.distance == "ordinal" and points.shape[1] == 1:
-            square = (points[clean] - points[:, 0]) ** 2
+        """Return d(x, x1) to every symbol, [N, V]; O(V) a symbol, or a look-up in a small table."""
+        V = len(self.table)
+        if V * V > _SMALL:
+            return self._distances(clean, like)
+        known: dict = self._tables  # type: ignore[attr-defined]
+        at = (like.dtype, like.device)
+        if at not in known:
+            known[at] = self._distances(torch.arange(V, device=like.device), like)
+        return known[at][clean]
+
+    def _distances(self, clean: Tensor, like: Tensor) -> Tensor:
+        points = self.points(like)
+        near, width = points[clean], self.table.shape[1]
+        if self.distance == "ordinal" and width == 1:
+            square = (near[..., :1] - points[:, 0]).square_()
         else:
-            square = points[clean] @ points.T
-            square.mul_(-2).add_(size).add_(size[clean][..., None])
+            square = torch.cat([-2 * near[..., :width], near[..., [-1, -2]]], -1) @ points.T
         square.clamp_(0, 4 if self.distance == "cosine" else 1)
         # rounding must not put the clean symbol away from itself
         square.scatter_(-1, clean[..., None], 0)
-        return square if self.power == 2 else square ** (self.power / 2)
+        return square if self.power == 2 else square.pow_(self.power / 2)
+
+    def _apart(self, one: Tensor, other: Tensor, like: Tensor) -> Tensor:
+        """Return d of pairs of symbols [n], up to rounding."""
+        points = self.points(like)[:, :-2]
+        return (points[one] - points[other]).square_().sum(-1).pow_(self.power / 2)
 
     def _check(self, size: int) -> None:
         if size != len(self.table):
@@ -314,9 +343,18 @@ class MetricPath(Path):
         """Draw x ~ p_t(. | clean); at time 1 it is clean."""
         self._check(size)
         time = each(time, clean).expand(clean.shape)
-        beta = self.beta(time.clamp(max=1 - 1e-6).float())[..., None]
-        weight = (-beta * self.distances(clean, beta)).exp_()
-        return torch.where(time >= 1, clean, weighted(rng, weight))
+        beta = self.beta(time.clamp(max=1 - 1e-6).float()).flatten()
+        mark, x1 = uniform(rng, tuple(clean.shape)).flatten(), clean.flatten()
+        noisy = torch.empty_like(x1)
+        for rows in self._blocks(len(x1), x1.device):
+            weight = _decay(self.distances(x1[rows], beta), beta[rows, None])
+            noisy[rows] = invert(weight, mark[rows])[0]
+        return torch.where(time >= 1, clean, noisy.view_as(clean))
+
+    def _blocks(self, rows: int, device: torch.device) -> Iterator[slice]:
+        """Split rows so that a wide table is not read again for each few of them."""
+        V, width = self.table.shape
+        return blocks(rows, V, device, least=min(64, width // 8) if V * V > _SMALL else 1)
 
     def jump(self, noisy: Tensor, clean: Tensor, t: float, s: float, rng: Rng, size: int) -> Tensor:
         """Jump with probability 1 - exp(-rate), with beta's exact increment and the midpoint's p.
@@ -324,26 +362,60 @@ class MetricPath(Path):
         The error is about an eighth of the plain step's, at the same number of network calls.
         """
         self._check(size)
-        u, alike = uniform(rng, tuple(noisy.shape)), uniform(rng, tuple(noisy.shape))
+        u, mark = uniform(rng, tuple(noisy.shape)), uniform(rng, tuple(noisy.shape))
         if s >= 1:
             return clean
-        at = torch.tensor([t, (t + s) / 2, s], dtype=torch.float64)
-        beta = self.beta(at).tolist()
-        active = (noisy != clean).nonzero(as_tuple=True)
-        z, x1 = noisy[active], clean[active]
-        d = self.distances(x1, u)
-        p = (-beta[1] * d).exp_()
-        norm = p.sum(-1)
-        weight = p.mul_((d.gather(-1, z[..., None]) - d).clamp_(min=0)).cumsum_(-1)
-        total = weight[..., -1]
-        moves = u[active] < -torch.expm1(-(beta[2] - beta[0]) * total / norm)
-        mark = torch.minimum(alike[active] * total, torch.nextafter(total, torch.zeros_like(total)))
-        goal = torch.searchsorted(weight, mark[:, None], right=True)[:, 0].clamp_(max=size - 1)
-        return noisy.index_put(active, torch.where(moves, goal, z))
+        before, beta, after = self.beta(
+            torch.tensor([t, (t + s) / 2, s], dtype=torch.float64)
+        ).tolist()
+        growth = after - before
+        # the rate is E[(d_z - d)_+] <= d_z: symbols that stay even so are spared the sum over all
+        limit = -torch.expm1(-growth * self._apart(noisy, clean, u))
+        rows = ((noisy != clean) & (u <= limit * (1 + 1e-4) + 1e-6)).flatten().nonzero()[:, 0]
+        z, x1, u, mark = (v.flatten()[rows] for v in (noisy, clean, u, mark))
+        return (
+            noisy.flatten()
+            .index_copy(0, rows, self._leap(z, x1, beta, growth, u, mark))
+            .view_as(noisy)
+        )
+
+    def _leap(
+        self, z: Tensor, x1: Tensor, beta: float, growth: float, u: Tensor, mark: Tensor
+    ) -> Tensor:
+        """Return where symbols z [n] are next: at z, or where mark [n] leads them."""
+        after = torch.empty_like(z)
+        known, which = torch.unique(x1, return_inverse=True)
+        shared = 2 * len(known) <= len(x1)
+        if not shared:
+            known, which = x1, torch.arange(len(x1), device=x1.device)
+        order = which.argsort()
+        starts = torch.searchsorted(which[order], torch.arange(len(known) + 1, device=z.device))
+        starts = starts.tolist()
+        for part in self._blocks(len(known), z.device):
+            d = self.distances(known[part], u)
+            p = _decay(d, beta)
+            norm = p.sum(-1)
+            members = order[starts[part.start] : starts[min(part.stop, len(known))]]
+            for some in self._blocks(len(members), z.device):
+                rows = members[some]
+                own = which[rows] - part.start
+                near, share = (d[own], p[own]) if shared else (d, p)
+                # from the same row: symbols as far from x1 as z is get no weight by rounding
+                far = near.gather(-1, z[rows, None])
+                weight = share.mul_(torch.sub(far, near.clamp_max_(far), out=near))  # (d_z - d)_+
+                goal, total = invert(weight, mark[rows])
+                rate = growth * total / norm[own]
+                after[rows] = torch.where(u[rows] < -torch.expm1(-rate), goal, z[rows])
+        return after
 
     def progress(self, t: Tensor, size: int) -> Tensor:
         """Return 1 - E[d] / E_0[d], averaged over (at most 64) clean symbols."""
         return torch.from_numpy(np.interp(t.numpy(), *_travelled(self)))
+
+
+def _decay(distance: Tensor, beta: Tensor | float) -> Tensor:
+    """Return exp(-beta d), of which the largest is 1 at the clean symbol; not below 2^-64."""
+    return (distance * (beta * -math.log2(math.e))).clamp_(min=LEAST).exp2_()
 
 
 @lru_cache(maxsize=16)

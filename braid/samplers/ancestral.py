@@ -12,7 +12,7 @@ from torch import Tensor
 from braid.errors import BraidError, unknown
 from braid.processes import MixturePath, Process
 from braid.randomness import Rng, uniform
-from braid.samplers.filters import Drawing
+from braid.samplers.filters import PENDING, Drawing
 from braid.samplers.sampler import Predict, Sampler, Stepped
 
 
@@ -54,12 +54,15 @@ class Ancestral(Stepped, Drawing, Sampler):
         for t, s in pairwise(self.times()):
             logits = predict(x, t)
             V = logits.shape[-1]
-            clean = self.draw(logits, rng)
-            if path.masked:
-                clean = torch.where(x == V, clean, x)  # what is uncovered is taken as known
+            draw = self.begin(logits, rng)
+            if path.masked:  # what is uncovered is taken as known
+                clean = torch.where(x == V, PENDING, x)
+            else:  # the posterior looks at the symbol
+                clean = draw.all()
             after = path.posterior(x, clean, t, s, rng, V)
             fresh = path.corrupt(clean, torch.full(x.shape, s, device=x.device), rng, V)
             x = torch.where(uniform(rng, tuple(x.shape)) < self._psi(path, t, s, V), after, fresh)
+            x = draw.fill(x) if path.masked else x
         return x
 
     def _psi(self, path: MixturePath, t: float, s: float, size: int) -> float:

@@ -83,8 +83,7 @@ class Confidence(Stepped, Drawing, Sampler):
             logits = predict(x, self.start + (1 - self.start) * done)
             masked = _within(x == logits.shape[-1], part).flatten(1)  # [B, symbols]
             total = masked.sum(1) if total is None else total
-            guess = self.draw(logits, rng)
-            sure = self._confidence(logits, guess, rng).flatten(1)
+            guess, sure = self._guess(logits, masked, rng)
             noise = -(-uniform(rng, tuple(sure.shape)).log()).log()
             rank = sure.log() + self.choice_temperature * (1 - done) * noise
             rank = rank.masked_fill(~masked, -torch.inf)
@@ -97,23 +96,36 @@ class Confidence(Stepped, Drawing, Sampler):
             keep = (place < count[:, None]) & masked
             if self.threshold is not None:
                 keep = masked & ((sure >= self.threshold) | (place == 0))
-            x = torch.where(keep.view_as(x), guess, x)
+            x = torch.where(keep.view_as(x), guess.view_as(x), x)
             step += 1
             if not bool(_within(x == logits.shape[-1], part).any()):
                 return x
 
-    def _confidence(self, logits: Tensor, guess: Tensor, rng: Rng) -> Tensor:
-        """Return how sure the model is of each symbol, in (0, 1]."""
+    def _guess(self, logits: Tensor, masked: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Return the masked symbols' guesses and how sure the model is of each, [B, symbols].
+
+        That lies in (0, 1]. Where there is no mask both are without meaning.
+        """
+        draw = self.begin(logits, rng)
+        rows = masked.flatten().nonzero()[:, 0]
         if self.order == "random":
-            return uniform(rng, tuple(guess.shape))
-        p = logits.float().softmax(-1)
+            symbols, sure = draw.symbols(rows), uniform(rng, tuple(masked.shape))
+        else:
+            symbols, judged = draw.judged(rows, self._confidence)
+            sure = torch.ones(masked.shape, device=masked.device)
+            sure = sure.flatten().index_copy(0, rows, judged).view_as(sure)
+        guess = torch.zeros_like(masked, dtype=torch.int64)
+        return guess.flatten().index_copy(0, rows, symbols).view_as(guess), sure
+
+    def _confidence(self, p: Tensor, symbols: Tensor) -> Tensor:
+        """Return how sure probabilities p [n, V] are of symbols [n], in (0, 1]."""
         if self.order == "margin":
             best = p.topk(min(2, p.shape[-1]), -1).values
             return (best[..., 0] - best[..., -1]).clamp(min=1e-9)
         if self.order == "entropy":
             entropy = -torch.special.xlogy(p, p).sum(-1)
             return (1 - entropy / math.log(max(2, p.shape[-1]))).clamp(min=1e-9)
-        return p.gather(-1, guess[..., None]).squeeze(-1).clamp(min=1e-30)
+        return p.gather(-1, symbols[..., None]).squeeze(-1).clamp(min=1e-30)
 
 
 def _within(masked: Tensor, part: slice) -> Tensor:

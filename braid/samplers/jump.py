@@ -12,7 +12,7 @@ from torch import Tensor
 from braid.errors import BraidError, unknown
 from braid.processes import Path, Process
 from braid.randomness import Rng, uniform
-from braid.samplers.filters import Drawing
+from braid.samplers.filters import PENDING, Drawing
 from braid.samplers.sampler import Predict, Sampler, Stepped
 
 
@@ -21,7 +21,8 @@ class Jump(Stepped, Drawing, Sampler):
     """Simulate the Markov chain of a discrete flow (arXiv:2407.15595, arXiv:2412.03487).
 
     Each step uses the exact increment of the path's clock, and probabilities at its middle; the
-    last one takes x1. n steps cost n network calls.
+    last one takes x1. n steps cost n network calls. Where a path does no more than copy x1, it is
+    drawn only for the symbols that jump.
 
     Attributes:
         spacing: time grid uniform in "time" or in the "distance" that symbols travel.
@@ -57,7 +58,8 @@ class Jump(Stepped, Drawing, Sampler):
             logits = predict(x, t)
             V = logits.shape[-1]
             times = times or path.grid(self.steps, self.start, self.spacing, V)
-            clean = self.draw(logits, rng)
+            draw = self.begin(logits, rng)
+            clean = torch.full_like(x, PENDING) if path.copies else draw.all()
             if process.keeps:
                 clean = torch.where(x == V, clean, x)
             s = times[step + 1]
@@ -65,5 +67,6 @@ class Jump(Stepped, Drawing, Sampler):
             if self.churn and s < 1:
                 fresh = path.corrupt(clean, torch.full(x.shape, s, device=x.device), rng, V)
                 x = torch.where(uniform(rng, tuple(x.shape)) < again, fresh, x)
+            x = draw.fill(x) if path.copies else x
             step += 1
         return x
