@@ -108,7 +108,7 @@ class Drawing:
     def begin(self, logits: Tensor, rng: Rng) -> Draw:
         """Take the random numbers of a draw, and leave the symbols for later."""
         shape = tuple(logits.shape[:-1])
-        return Draw(self, logits, uniform(rng, shape) if self.temperature else None)
+        return Draw(self, logits.detach(), uniform(rng, shape) if self.temperature else None)
 
 
 @dataclass(frozen=True, eq=False)

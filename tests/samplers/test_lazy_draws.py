@@ -81,6 +81,14 @@ def test_a_symbol_without_probability_is_never_drawn():
     assert bool((Drawing().draw(only, Keys.of(0, 1000)) == 170).all())
 
 
+def test_logits_that_know_their_gradient_are_drawn_from():
+    logits = some_logits(20, 300)
+    draw = Drawing(top_k=9).begin(logits.clone().requires_grad_(), Keys.of(0, 20))
+    drawn = Drawing(top_k=9).draw(logits, Keys.of(0, 20))
+    assert torch.equal(draw.all(), drawn)
+    assert torch.equal(draw.fill(torch.full_like(drawn, PENDING)), drawn)
+
+
 def test_an_empty_batch_draws_nothing():
     assert Drawing().draw(torch.zeros(0, 4, 9), Keys.of(0, 0)).shape == (0, 4)
 
