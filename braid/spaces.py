@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from braid.cross_entropy import linear_cross_entropy
 from braid.errors import BraidError
 
 
@@ -147,6 +148,19 @@ class SymbolHead(nn.Module):
         """Return logits [..., size], or [..., groups, size] where groups > 1."""
         logits = self.linear(hidden)
         return logits if self.groups == 1 else logits.unflatten(-1, (self.groups, self.size))
+
+    def entropy(
+        self, hidden: Tensor, symbols: Tensor, factor: Tensor, z_loss: float = 0.0
+    ) -> Tensor:
+        """Return the sum of factor (-log p(symbol) + z_loss log^2 Z) without holding all logits.
+
+        Args:
+            hidden: [N, D].
+            symbols: [N] or [N, groups].
+            factor: in the shape of `symbols`, a constant.
+            z_loss: weight of the squared logarithm of the softmax's denominator.
+        """
+        return linear_cross_entropy(hidden, self.linear.weight, symbols, factor, z_loss)
 
 
 def metric_table(size: int, width: int = 64, seed: int = 0) -> Tensor:

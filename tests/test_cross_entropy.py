@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from braid.cross_entropy import linear_cross_entropy
 from braid.errors import BraidError
+from braid.spaces import SymbolHead
 
 
 def plain(hidden: Tensor, weight: Tensor, symbols: Tensor, factor: Tensor, z_loss: float) -> Tensor:
@@ -99,3 +100,12 @@ def test_a_second_gradient_and_shapes_that_do_not_fit_are_refused():
         found.backward()
     with pytest.raises(BraidError, match="must have one shape"):
         linear_cross_entropy(hidden, weight, symbols, factor[:3])
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_head_gives_the_entropy_of_its_logits(groups):
+    head = SymbolHead(11, groups, 16).double()
+    hidden, _, symbols, factor = case(7, groups, 11, torch.float64)
+    nats = F.cross_entropy(head(hidden).reshape(-1, 11), symbols.flatten(), reduction="none")
+    expected = (factor.flatten() * nats).sum()
+    torch.testing.assert_close(head.entropy(hidden, symbols, factor), expected)
