@@ -9,6 +9,7 @@ Options are checked when the experiment is made, by making the object.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -255,7 +257,10 @@ class TrainConfig(Model):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass under autocast."""
     start: str | None = None
-    """Run or saved model to start from: its tensors are taken where name and shape agree."""
+    """Run or saved model to start from: its tensors are taken where name and shape agree.
+
+    A modality described as there keeps what it knows: the vocabulary is not fitted anew.
+    """
     matmul: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products."""
     compile: bool = False
@@ -513,26 +518,29 @@ def _names_beside(loc: tuple[int | str, ...], model: type[Model]) -> list[str]:
     return list(fields)
 
 
-def build(experiment: Experiment, states: Mapping[str, Mapping[str, Any]]) -> Braid:
+def build(
+    experiment: Experiment, states: Mapping[str, Mapping[str, Any]], meta: bool = False
+) -> Braid:
     """Make the model of an experiment.
 
     Args:
         experiment: what to build.
         states: modality -> what `Modality.state` returned (vocabularies and the like).
+        meta: make parameters without memory, for `storage.fill`; modalities and processes are real.
     """
+    place = torch.device("meta") if meta else contextlib.nullcontext()
     strands = {}
     for name, config in experiment.strands.items():
         modality = make_modality(name, config)
         modality.load_state(dict(states.get(name, {})))
-        strands[name] = Strand(
-            modality,
-            make_process(config),
-            experiment.transformer.width,
-            make_sampler(config),
-            config.weight,
-            config.tied,
-        )
-    return Braid(strands, Transformer(experiment.transformer), experiment.rule)
+        process, sampler = make_process(config), make_sampler(config)
+        if process is not None:
+            process = process.bind(modality)  # its tables are real
+        width = experiment.transformer.width
+        with place:
+            strands[name] = Strand(modality, process, width, sampler, config.weight, config.tied)
+    with place:
+        return Braid(strands, Transformer(experiment.transformer), experiment.rule)
 
 
 def make_modality(name: str, config: StrandConfig) -> Modality:

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from braid.braid import Braid
+from braid.config import Experiment
 from braid.errors import BraidError
-from braid.pipeline import load
+from braid.pipeline import Pipeline
 
 
-def start_from(braid: Braid, path: str) -> str:
+def learned(source: Pipeline, experiment: Experiment) -> dict[str, Any]:
+    """Return what the modalities of a trained model know that `experiment` describes alike.
+
+    A vocabulary fitted anew would give the same words other symbols, and the trained rows of
+    embeddings and heads would be lost.
+    """
+    theirs = source.experiment.strands
+    return {
+        name: source.braid.strands[name].modality.state()
+        for name, strand in experiment.strands.items()
+        if name in theirs and theirs[name].modality == strand.modality
+    }
+
+
+def start_from(braid: Braid, source: Braid, path: str) -> str:
     """Take the tensors of a trained model whose names and shapes agree with this one's.
+
+    Args:
+        braid: the model to fill.
+        source: the trained one.
+        path: its name, for messages.
 
     Returns:
         a line that says how many.
@@ -18,7 +40,6 @@ def start_from(braid: Braid, path: str) -> str:
     Raises:
         BraidError: none agrees.
     """
-    source = load(path, "cpu").braid
     theirs, ours = source.state_dict(), braid.state_dict()
     own = tuple(  # what a symbol means differs
         f"strands.{name}.{part}."

@@ -24,6 +24,7 @@ from braid.errors import BraidError
 from braid.layout import Batch
 from braid.modalities import conversions
 from braid.parallel import World
+from braid.pipeline import load
 from braid.training import checkpoint, directory, gradient, interruption
 from braid.training.checkpoint import State
 from braid.training.directory import Resume
@@ -34,7 +35,7 @@ from braid.training.logger import Logger
 from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
 from braid.training.schedule import rate
-from braid.training.start import start_from
+from braid.training.start import learned, start_from
 from braid.transformer.cost import flops_per_token, peak_flops
 
 
@@ -109,8 +110,21 @@ class Trainer:
             )
         directory.check_resume(self.out, resume)
         states = directory.known_states(self.out, experiment)
+        self.checkpoints = Checkpoints(
+            self.out / "checkpoints",
+            world,
+            run=experiment.name,
+            keep=c.keep,
+            keep_every=c.keep_every,
+            background=c.save_in_background,
+            say=self._say,
+        )
+        begin = None
+        if c.start is not None and not self.checkpoints.steps():
+            begin = load(c.start, "cpu")
+            states = states or learned(begin, experiment)
         self.data = data or open_data(experiment.data, experiment.seed)
-        self.modality_states = self._fit(states)
+        self.modality_states = self._fit(states or {})
         torch.manual_seed(experiment.seed)
         self.braid = config.build(experiment, self.modality_states).to(self.device)
         self.loader, self.held_out = (
@@ -124,17 +138,8 @@ class Trainer:
             )
             for held_out in (False, True)
         )
-        self.checkpoints = Checkpoints(
-            self.out / "checkpoints",
-            world,
-            run=experiment.name,
-            keep=c.keep,
-            keep_every=c.keep_every,
-            background=c.save_in_background,
-            say=self._say,
-        )
-        if c.start is not None and not self.checkpoints.steps():
-            self._say(start_from(self.braid, c.start))
+        if begin is not None:
+            self._say(start_from(self.braid, begin.braid, str(c.start)))
         self._lay_out()
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
@@ -159,14 +164,14 @@ class Trainer:
             )
         return ranks // p.tensor
 
-    def _fit(self, states: dict | None) -> dict:
-        """Return what the modalities have learned from the data, the same on all ranks."""
+    def _fit(self, states: dict) -> dict:
+        """Return what the modalities know or learn from the data, the same on all ranks."""
         torch.manual_seed(self.experiment.seed)
         modalities = {n: config.make_modality(n, s) for n, s in self.experiment.strands.items()}
         with self.world.together():
             for name, modality in modalities.items():
-                if states is not None:
-                    modality.load_state(states.get(name, {}))
+                if name in states:
+                    modality.load_state(states[name])
                 elif self.world.first:
                     modality.fit(texts_of(self.experiment, self.data, modality))
         found = {n: m.state() for n, m in modalities.items()} if self.world.first else None
