@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import checkpoints, config, storage
+from braid import calling, checkpoints, config, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
-from braid.generation import BlockCache, Frame, Known, Nats, Opening, generate, nats
+from braid.generation import BlockCache, Frame, Known, Nats, Opening, Watch, generate, nats
 from braid.generation.context import make
 from braid.layout import Document, Span, pack
 from braid.modalities import Modality
@@ -112,6 +112,7 @@ class Pipeline:
     braid: Braid
     experiment: Experiment
     _known: dict[str, Modality] = field(init=False, repr=False)
+    _interrupt: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.braid.eval()
@@ -119,49 +120,65 @@ class Pipeline:
 
     def __call__(
         self,
-        parts: Sequence[Any],
+        parts: Sequence[Any] | str,
         *,
         steps: int | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         temperature: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         n: int | None = None,
         sampler: Sampler | str | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         trajectory: bool = False,
         cache: BlockCache | str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: calling.StepEnd | None = None,
     ) -> Any:
         """Fill the holes of a document.
 
         Args:
-            parts: strings, pictures, `Part`s and `Hole`s, in order.
+            parts: strings, pictures, `Part`s and `Hole`s, in order; with an option of diffusers, a
+                prompt alone asks for its picture.
             steps: network calls per hole, for samplers that walk in steps; decoding token by token
                 makes one a token.
-            guidance: weight of the prediction against the one without the other parts; 1 is no
-                guidance.
+            guidance: weight of the prediction against the one without the other parts; 1, as None,
+                is no guidance.
             temperature: of drawing symbols; 0 takes the most likely ones.
-            seed: fixes the result, whatever it is batched with.
+            seed: fixes the result, whatever it is batched with; None is 0.
             n: number of results; None returns one without a list.
             sampler: exchanges the sampler of every hole it suits.
             callback: called at each network call.
             trajectory: keep each network call's state and belief.
             cache: decode masked symbols block by block with keys and values that are not exact, as
                 "dual:16"; None is exact.
+            num_inference_steps: `steps` in the words of diffusers.
+            guidance_scale: `guidance` in the words of diffusers.
+            generator: draws the seed, in the words of diffusers.
+            callback_on_step_end: `callback` in the words of diffusers, see `braid.calling`.
 
         Returns:
             `Parts`, or a list of n.
         """
+        words = (num_inference_steps, guidance_scale, generator, callback_on_step_end)
+        parts = calling.prompted(parts, Hole("image"), words)
+        steps = calling.one(steps=steps, num_inference_steps=num_inference_steps)
+        guidance = calling.one(guidance=guidance, guidance_scale=guidance_scale)
+        seed = calling.seed_of(calling.one(seed=seed, generator=generator))
+        calling.one(callback=callback, callback_on_step_end=callback_on_step_end)
         count = 1 if n is None else n
         if count < 1:
             raise BraidError(f"n {n} must be at least 1")
         out = self.batch(
             [parts] * count,
             steps=steps,
-            guidance=guidance,
+            guidance=1.0 if guidance is None else guidance,
             temperature=temperature,
             seeds=[_seed(seed, i) for i in range(count)],
             sampler=sampler,
             callback=callback,
+            watch=calling.step_end(self, callback_on_step_end),
             trajectory=trajectory,
             cache=cache,
         )
@@ -177,13 +194,15 @@ class Pipeline:
         seeds: Sequence[int] | None = None,
         sampler: Sampler | str | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
+        watch: Watch | None = None,
         trajectory: bool = False,
         cache: BlockCache | str | None = None,
         rows: int = 256,
     ) -> list[Parts]:
         """Fill the holes of many documents.
 
-        Those of the same form run together, at most `rows` at a time.
+        Those of the same form run together, at most `rows` at a time. The options are those of a
+        call; `watch` gets the whole `Frame` of each network call.
         """
         if not math.isfinite(guidance) or guidance < 0:
             raise BraidError(
@@ -215,7 +234,7 @@ class Pipeline:
                     keys,
                     samplers,
                     guidance,
-                    _watch(callback, frames if trajectory else None),
+                    _watch(callback, watch, frames if trajectory else None),
                     make if cache is None else cache,
                 )
                 for row, i in enumerate(chunk):
@@ -561,13 +580,13 @@ def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:
 
 
 def _watch(
-    callback: Callback | None, frames: list[Frame] | None
-) -> Callable[[Frame], bool | None] | None:
-    if callback is None and frames is None:
+    callback: Callback | None, watch: Watch | None, frames: list[Frame] | None
+) -> Watch | None:
+    if callback is None and watch is None and frames is None:
         return None
     calls = 0
 
-    def watch(frame: Frame) -> bool | None:
+    def watch_all(frame: Frame) -> bool:
         nonlocal calls
         if frames is not None:
             frames.append(
@@ -576,6 +595,8 @@ def _watch(
                 )
             )
         calls += 1
-        return callback(calls - 1, frame.state, frame.belief) if callback is not None else None
+        told = callback(calls - 1, frame.state, frame.belief) if callback is not None else None
+        watched = watch(frame) if watch is not None else None
+        return told is not False and watched is not False
 
-    return watch
+    return watch_all

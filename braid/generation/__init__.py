@@ -2,7 +2,7 @@
 
 from braid.generation.approximate import BlockCache
 from braid.generation.context import CachedContext, Context, Place, RereadContext
-from braid.generation.generate import Frame, Generated, Known, Opening, generate
+from braid.generation.generate import Frame, Generated, Known, Opening, Watch, generate
 from braid.generation.likelihood import Nats, nats
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Opening",
     "Place",
     "RereadContext",
+    "Watch",
     "generate",
     "nats",
 ]
