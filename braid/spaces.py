@@ -116,11 +116,15 @@ class SymbolEmbedding(nn.Module):
         self.groups = groups
         self.table = nn.Embedding(rows * groups, width)
         nn.init.normal_(self.table.weight, std=0.5 * groups**-0.5)
-        self.register_buffer("offset", torch.arange(groups) * rows, persistent=False)
+        # real even where the module is made on the meta device: no checkpoint holds it
+        offset = torch.arange(groups, device="cpu") * rows
+        self.register_buffer("offset", offset, persistent=False)
 
     @torch.no_grad()
     def correlate(self, alike: Tensor) -> None:
         """Give the first rows of each group a covariance, [V, V]."""
+        if self.table.weight.is_meta:
+            return
         size, per_group = len(alike), len(self.table.weight) // self.groups
         jittered = alike.double() + 1e-5 * torch.eye(size, dtype=torch.float64)
         root: Tensor = torch.linalg.cholesky(jittered)  # pyright: ignore

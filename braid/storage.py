@@ -11,12 +11,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -56,11 +56,7 @@ def save(
     try:
         temporary.mkdir(parents=True)
         for name, group in tensors.items():
-            # a copy: shared memory (tied weights) is refused by the format
-            save_file(
-                {k: v.detach().contiguous().clone() for k, v in group.items()},
-                temporary / f"{name}.safetensors",
-            )
+            save_file(_unshared(group), temporary / f"{name}.safetensors")
         for name, value in texts.items():
             (temporary / f"{name}.json").write_text(
                 json.dumps(value, indent=1) + "\n", encoding="utf-8"
@@ -80,6 +76,19 @@ def save(
         ) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that share no memory, as the format asks; copies of tied weights only."""
+    out: dict[str, Tensor] = {}
+    places: set[tuple[str, int]] = set()
+    for name, tensor in tensors.items():
+        dense = tensor.detach().contiguous()
+        place = (str(dense.device), dense.untyped_storage().data_ptr())
+        shared = place in places or dense.untyped_storage().nbytes() != dense.nbytes
+        out[name] = dense.clone() if shared else dense
+        places.add(place)
+    return out
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -118,6 +127,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BraidError(f"{str(path)!r} is damaged ({e}); use an earlier checkpoint") from e
 
 
+def read_each(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a safetensors file one by one; no more than one is held here."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        for name in names:
+            with safe_open(path, "pt") as file:  # closing it lets go of the pages that were read
+                tensor = file.get_tensor(name).clone()
+            yield name, tensor
+    except FileNotFoundError as e:
+        raise BraidError(f"{str(path)!r} does not exist; the folder is incomplete") from e
+    except (SafetensorError, OSError, ValueError) as e:
+        raise BraidError(f"{str(path)!r} is damaged ({e}); use an earlier checkpoint") from e
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds a mapping."""
     try:
@@ -151,6 +175,53 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
+    """Put tensors in the places of a model that was made on the meta device, one by one.
+
+    The model takes their precision. Weights that are tied stay tied; where both names of a tied
+    weight have a tensor, both have to be the same.
+
+    Raises:
+        BraidError: a tensor is missing, unknown, given twice and different, or of another shape.
+    """
+    own = {name: tensor for name, tensor in model.named_parameters(remove_duplicate=False)}
+    names: dict[int, list[str]] = {}
+    for name, parameter in own.items():
+        names.setdefault(id(parameter), []).append(name)
+    missing = set(names)
+    filled: dict[int, Tensor] = {}
+    for name, tensor in tensors:
+        if name not in own:
+            raise BraidError(
+                f"{where}: tensor {name!r} is unknown; the checkpoint belongs to another experiment"
+            )
+        if own[name].shape != tensor.shape:
+            raise BraidError(
+                f"{where}: tensor {name!r} has shape {tuple(tensor.shape)}, the model "
+                f"{tuple(own[name].shape)}; the checkpoint belongs to another experiment"
+            )
+        key = id(own[name])
+        if key in filled:
+            if not torch.equal(filled[key], tensor):
+                raise BraidError(
+                    f"{where}: tensor {name!r} differs from {names[key][0]!r}, to which it is "
+                    "tied; the checkpoint belongs to another experiment"
+                )
+            continue
+        filled[key] = tensor
+        missing.discard(key)
+        placed = nn.Parameter(tensor, requires_grad=own[name].requires_grad)
+        for alias in names[key]:
+            parent, _, leaf = alias.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, placed)
+    if missing:
+        lacking = sorted(names[key][0] for key in missing)
+        raise BraidError(
+            f"{where}: {len(lacking)} tensors are missing (first: {lacking[0]!r}); the checkpoint "
+            "belongs to another experiment"
+        )
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:

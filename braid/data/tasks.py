@@ -12,7 +12,7 @@ from torch import Tensor
 from braid.data.conversation import Turn, turns
 from braid.errors import BraidError, unknown
 from braid.layout import Document, Span
-from braid.modalities import Modality, Tokens
+from braid.modalities import Modality, Tokens, opening
 from braid.randomness import Keys, derive, uniform
 
 Need = tuple[str, str | None]
@@ -132,6 +132,7 @@ class Documents:
             if field not in self.modality_of:
                 raise BraidError(f"data.match: {unknown('field', field, self.modality_of)}")
         self.match = tuple(match)
+        self.opening = opening(modalities)
 
     def _complete(self, task: Task) -> Task:
         """Give an infilling task without conditions all other modalities."""
@@ -204,7 +205,7 @@ class Documents:
 
     def make(self, choice: Choice, encoded: Encoded) -> Document:
         """Return a document of an example."""
-        task, document = choice.task, []
+        task, document = choice.task, list(self.opening)
         needs = self.needs_of(task)
         if task.talk:
             return self._talk(choice, encoded[needs[0]])
@@ -226,7 +227,11 @@ class Documents:
         last = said[min(int(choice.numbers[0] * len(said)), len(said) - 1)]
         before = [] if choice.dropped else talk[:last]
         document = [self._span(turn.modality, turn.given, target=False) for turn in before]
-        return [*document, self._span(talk[last].modality, talk[last].final, target=True)]
+        return [
+            *self.opening,
+            *document,
+            self._span(talk[last].modality, talk[last].final, target=True),
+        ]
 
     def _span(self, name: str, tokens: Tokens, target: bool) -> Span:
         """Return a span; what is learned stands on its canvas."""

@@ -4,12 +4,14 @@ from braid.modalities.audio import Audio
 from braid.modalities.coded_image import CodedImage
 from braid.modalities.image import Image, open_picture
 from braid.modalities.label import Label
-from braid.modalities.modality import Modality, Tokens, conversions
+from braid.modalities.modality import Modality, Tokens, conversions, opening
+from braid.modalities.released_text import ReleasedText
 from braid.modalities.text import Text
 from braid.modalities.vision import Vision
 
 MODALITIES: dict[str, type[Modality]] = {
     "text": Text,
+    "released_text": ReleasedText,
     "image": Image,
     "coded_image": CodedImage,
     "audio": Audio,
@@ -24,9 +26,11 @@ __all__ = [
     "Image",
     "Label",
     "Modality",
+    "ReleasedText",
     "Text",
     "Tokens",
     "Vision",
     "conversions",
     "open_picture",
+    "opening",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from braid.errors import BraidError
+from braid.layout import Span
 from braid.spaces import Space
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Modality:
         generated: it can be written, not only read.
         lossless: data that its tokens stand for comes back bit for bit.
         closes: its tokens depend on what follows, as a text's closing symbol does.
+        opening: tokens [n, ...] with which every document of a model that has it begins, or None.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Modality:
     generated: bool = True
     lossless: bool = True
     closes: bool = False
+    opening: Tensor | None = None
 
     @cached_property
     def converted(self) -> Counter[str]:
@@ -167,6 +170,15 @@ class Modality:
     def _note(self, done: str) -> None:
         """Count a conversion."""
         self.converted[done] += 1
+
+
+def opening(modalities: Mapping[str, Modality]) -> list[Span]:
+    """Return the spans with which every document of a model with these modalities begins."""
+    return [
+        Span(name, modality.opening, target=False)
+        for name, modality in modalities.items()
+        if modality.opening is not None
+    ]
 
 
 def conversions(converted: Mapping[str, Mapping[str, int]], most: int = 10) -> list[str]:

@@ -77,17 +77,7 @@ class Text(Modality):
         return self._tokenizer
 
     def _adopt(self, text: str) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.from_str(text)
-        except Exception as e:  # the library raises no narrower one
-            raise BraidError(f"text modality {self.name!r}: this is no tokenizer.json ({e})") from e
-        self._tokenizer.encode_special_tokens = (
-            True  # "<eos>" typed by a user is seven characters, not a symbol
-        )
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = read_tokenizer(text, f"text modality {self.name!r}")
         self.vocabulary = self._tokenizer.get_vocab_size()
         self.size = self.vocabulary + 1 + len(self.frames)
         self.space = Discrete(self.size)
@@ -128,6 +118,10 @@ class Text(Modality):
 
         Refuses what is not a string, and an empty text.
         """
+        return torch.tensor([*self.symbols(raw), self.closing(following)])
+
+    def symbols(self, raw: str) -> list[int]:
+        """Return the symbols of a text alone."""
         if not isinstance(raw, str):
             raise BraidError(
                 f"{self.name}: expected a string, got {type(raw).__name__} {raw!r:.40}"
@@ -138,12 +132,11 @@ class Text(Modality):
                 "the part out"
             )
         try:
-            ids = self.tokenizer.encode(raw, add_special_tokens=False).ids
+            return self.tokenizer.encode(raw, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as e:
             raise BraidError(
                 f"{self.name}: the text is no valid Unicode (a lone surrogate); repair its encoding"
             ) from e
-        return torch.tensor([*ids, self.closing(following)])
 
     def decode(self, tokens: Tensor, shape: tuple[int, ...] = ()) -> str:
         """Return the text before the first frame symbol."""
@@ -185,3 +178,22 @@ class Text(Modality):
                 f"modality {self.name!r} lacks its tokenizer; the folder is incomplete"
             )
         self._adopt(state["tokenizer"])
+
+
+def read_tokenizer(text: str, where: str) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, which takes no special symbol from user text.
+
+    Raises:
+        BraidError: the text is none.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as e:  # the library raises no narrower one
+        raise BraidError(f"{where}: this is no tokenizer.json ({e})") from e
+    # "<eos>" typed by a user is seven characters, not a symbol
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

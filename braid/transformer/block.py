@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from braid.errors import BraidError
 from braid.randomness import Keys, uniform
 from braid.transformer.attend import attend
-from braid.transformer.rope import rotate
+from braid.transformer.rope import RopeScaling, rotate
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -42,8 +42,10 @@ class TransformerConfig:
             (Chameleon), or "none".
         attention_bias: biases on the query, key and value projections (Qwen2).
         bias: biases on the output and feed-forward projections.
+        output_bias: the same for attention's output projection alone; None is as `bias`.
         dropout: after attention and feed-forward, in training.
         rope_theta: base of the rotary frequencies.
+        rope_scaling: slower rotary frequencies, for longer contexts; None keeps them.
         rope_sections: weights by which the axes sequence, row, column share the rotary pairs.
         adaln: modulate each block by `condition` (AdaLN, arXiv:2212.09748; starts as the identity).
     """
@@ -63,8 +65,10 @@ class TransformerConfig:
     qk_norm: Literal["rms", "layer", "none"] = "rms"
     attention_bias: bool = False
     bias: bool = False
+    output_bias: bool | None = None
     dropout: float = 0.0
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     rope_sections: tuple[int, int, int] = (2, 1, 1)
     adaln: bool = False
 
@@ -126,7 +130,8 @@ class Attention(nn.Module):
         self.query = nn.Linear(c.width, self.heads * self.head_width, bias=c.attention_bias)
         self.key = nn.Linear(c.width, self.key_heads * self.head_width, bias=c.attention_bias)
         self.value = nn.Linear(c.width, self.key_heads * self.head_width, bias=c.attention_bias)
-        self.out = nn.Linear(self.heads * self.head_width, c.width, bias=c.bias)
+        out_bias = c.bias if c.output_bias is None else c.output_bias
+        self.out = nn.Linear(self.heads * self.head_width, c.width, bias=out_bias)
         norm = {
             "rms": lambda: nn.RMSNorm(self.head_width, c.norm_eps),
             "layer": lambda: nn.LayerNorm(self.head_width),

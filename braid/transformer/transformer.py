@@ -67,7 +67,7 @@ class Transformer(nn.Module):
             hidden [B, L, D] and the keys and values so far.
         """
         c = self.config
-        turn = rotary(position, c.size_of_head, c.rope_theta, c.rope_sections)
+        turn = rotary(position, c.size_of_head, c.rope_theta, c.rope_sections, c.rope_scaling)
         present = []
         for i, block in enumerate(self.blocks):
             x, kv = block(x, turn, visible, past[i] if past is not None else None, condition, keys)

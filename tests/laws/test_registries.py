@@ -21,6 +21,7 @@ from braid.modalities import (
     Image,
     Label,
     Modality,
+    ReleasedText,
     Text,
     Vision,
 )
@@ -30,6 +31,7 @@ from braid.samplers import SAMPLERS, suitable
 from braid.spaces import Discrete
 from braid.strand import Strand
 from braid.transformer import Transformer, TransformerConfig
+from tests.families.made import SIZE, tokenizer_json
 from tests.laws import models
 
 WIDTH = 16
@@ -49,8 +51,19 @@ def text() -> Text:
     return made
 
 
+def released_text(**options: Any) -> ReleasedText:
+    """Return the text modality of a released model."""
+    made = ReleasedText(size=SIZE, ends=(1,), **options)
+    made.load_state({"files": {"tokenizer.json": tokenizer_json()}})
+    return made
+
+
 EXAMPLES: dict[str, list[tuple[Modality, Any]]] = {
     "text": [(text(), "row two"), (text(), "naïve 猫 <end> \n"), (text(), "x")],
+    "released_text": [
+        (released_text(), "row two"),
+        (released_text(begin=(0,), frames={"image": 3}), "naïve 猫 </s> <image> \n"),
+    ],
     "image": [
         (Image(size=4, levels=3), picture(1)),
         (Image(size=4, levels=3, channels=3, patch=4), picture(3)),
@@ -128,6 +141,7 @@ def options(kind: str, modality: Any) -> dict[str, Any]:
     """Return the options that a modality was made with."""
     keys = {
         "text": {"length": "length"},
+        "released_text": {"size": "size", "begin": "begin", "ends": "ends", "frames": "before"},
         "image": {
             "channels": "channels",
             "patch": "patch",

@@ -6,35 +6,25 @@ that a newer library with more options leaves the fingerprint alone.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from torch import nn
 
-from braid import storage
+from braid import hub, storage
 from braid.errors import BraidError, unknown
+from braid.hub import library
 from braid.modalities.codecs.codec import Codec
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){1,2}")
 _BANDWIDTH = re.compile(r"(.+):(\d+(?:\.\d+)?)")
 _FILES = ("config.json", "diffusion_pytorch_model.safetensors", "model.safetensors")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MODEL_TYPES = {"encodec": "EncodecModel", "dac": "DacModel"}
 # what a library notes about a file: no part of the network
 _NOTES = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
-
-
-def library(name: str) -> ModuleType:
-    """Import a library that only released codecs need."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as e:
-        raise BraidError(f'{name} is not installed; run: pip install "braid-models[hf]"') from e
 
 
 class Released(Codec):
@@ -65,7 +55,7 @@ class Released(Codec):
             return self.make(network, self.options["config"])
         except Exception as e:  # a library checks its options with errors of its own
             raise BraidError(
-                f"{self.kind} refuses the configuration of {model} ({_first_line(e)}); it comes "
+                f"{self.kind} refuses the configuration of {model} ({hub.first_line(e)}); it comes "
                 "from another class, or from a newer version: update the library"
             ) from e
 
@@ -101,7 +91,7 @@ class Released(Codec):
         Raises:
             BraidError: there are no safetensors, or they are those of another network.
         """
-        _refuse_pickle(folder)
+        hub.refuse_pickle(folder)
         name = self.options["model"]
         try:
             pretrained, report = getattr(library(self.kind), name).from_pretrained(
@@ -113,7 +103,7 @@ class Released(Codec):
             )
         except Exception as e:  # as above: errors of its own
             raise BraidError(
-                f"{self.kind} cannot read {name} from {str(folder)!r}: {_first_line(e)}; the "
+                f"{self.kind} cannot read {name} from {str(folder)!r}: {hub.first_line(e)}; the "
                 "folder is damaged or incomplete: fetch it again"
             ) from e
         tensors, own = pretrained.state_dict(), self.model.state_dict()
@@ -209,34 +199,10 @@ def _fetch(place: str) -> Path:
     """Return the folder in the cache of a codec of the Hub; honours HF_HUB_OFFLINE."""
     owner, repository, *inner = place.split("/")
     wanted = ["/".join([*inner, file]) for file in _FILES]
-    try:
-        hub = library("huggingface_hub")
-        snapshot = hub.snapshot_download(f"{owner}/{repository}", allow_patterns=wanted)
-    except Exception as e:  # each way of transport has errors of its own
-        raise BraidError(
-            f"codec {place!r} is neither a folder here nor cached, and the Hub did not give it "
-            f"({_first_line(e)}); check the name, or fetch it once where there is a network and "
-            "HF_HUB_OFFLINE is not set"
-        ) from e
-    folder = Path(snapshot, *inner)
+    folder = Path(hub.fetch("codec", f"{owner}/{repository}", wanted, name=place), *inner)
     if not (folder / "config.json").is_file():
         raise BraidError(
             f"codec {place!r} of the Hub has no config.json; the autoencoder of a pipeline is "
             "named with its folder, such as owner/name/vae"
         )
     return folder
-
-
-def _refuse_pickle(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
-    found = f"only {', '.join(pickled)}, and unpickling runs code" if pickled else "no weights"
-    raise BraidError(
-        f"{str(folder)!r} holds {found}; expected *.safetensors: choose a release that has them, "
-        "or write it anew with the library's save_pretrained"
-    )
-
-
-def _first_line(e: Exception) -> str:
-    return f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"

@@ -1,0 +1,102 @@
+"""What config.json says, read strictly: the parts that many families share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from braid.config import Options
+from braid.errors import BraidError
+from braid.families.family import Config, Files
+from braid.modalities.text import read_tokenizer
+from braid.transformer import RopeScaling
+
+
+def need(config: Config, key: str) -> Any:
+    """Return a value of config.json that has to be there."""
+    if config.get(key) is None:
+        raise BraidError(f"config.json lacks {key!r}; fetch it again")
+    return config[key]
+
+
+def refuse(config: Config, **allowed: Any) -> None:
+    """Refuse a config.json with other values than these; what is absent or null is allowed."""
+    for key, value in allowed.items():
+        if config.get(key) not in (None, value):
+            raise BraidError(
+                f"config.json sets {key} to {config[key]!r}; only {value!r} is supported"
+            )
+
+
+def rope(config: Config) -> tuple[float, RopeScaling | None]:
+    """Return the base and the scaling of the rotary frequencies, as of any version of config.json.
+
+    Raises:
+        BraidError: the scaling is of an unknown kind.
+    """
+    told: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = float(told.get("rope_theta", config.get("rope_theta") or 10000.0))
+    kind = told.get("rope_type", told.get("type", "default"))
+    refuse(config, partial_rotary_factor=1.0)
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling(kind="linear", factor=float(need(told, "factor")))
+    if kind != "llama3":
+        raise BraidError(
+            f"config.json scales rotary positions by {kind!r}; known are default, linear, llama3. "
+            "If the context you need fits the unscaled model, remove rope_scaling from a copy of "
+            "config.json"
+        )
+    return theta, RopeScaling(
+        kind="llama3",
+        factor=float(need(told, "factor")),
+        low=float(need(told, "low_freq_factor")),
+        high=float(need(told, "high_freq_factor")),
+        context=int(need(told, "original_max_position_embeddings")),
+    )
+
+
+def text(config: Config, files: Files, size: int, **further: Any) -> Options:
+    """Return the options of a released text modality.
+
+    Documents begin as the release's tokenizer begins them, and end with its eos_token_id.
+
+    Args:
+        config: the part of config.json that names the special symbols.
+        files: the small files.
+        size: rows of the embedding.
+        further: more options of `ReleasedText`.
+    """
+    ends = config.get("eos_token_id")
+    if "generation_config.json" in files:
+        ends = json.loads(files["generation_config.json"]).get("eos_token_id", ends)
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return {
+        "kind": "released_text",
+        "size": size,
+        "begin": _begin(config, files),
+        "ends": ends,
+        **further,
+    }
+
+
+def _begin(config: Config, files: Files) -> list[int]:
+    """Return the symbols that the released tokenizer puts before a text."""
+    settings = json.loads(files.get("tokenizer_config.json", "{}"))
+    first = config.get("bos_token_id")
+    if "add_bos_token" in settings:  # it stands above what tokenizer.json does
+        return [first] if settings["add_bos_token"] and first is not None else []
+    if "tokenizer.json" not in files:
+        return []
+    tokenizer = read_tokenizer(files["tokenizer.json"], "tokenizer.json")
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    starts = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
+    return whole[: starts[0]] if starts else []
+
+
+def named(config: Config) -> str:
+    """Return a name for the experiment of a released model."""
+    return str(config.get("model_type") or "released")

@@ -1,0 +1,158 @@
+"""The contract of a family of released models: what its config.json describes, and how tensors map.
+
+A family is data. It answers to names of architectures, describes the model as an `Experiment`, and
+lists rules from released names to the model's; import and export read the same list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from braid.config import Experiment
+from braid.errors import BraidError
+from braid.families.transforms import Constant, Same, Transform
+
+Config = Mapping[str, Any]
+"""What a released config.json holds."""
+
+Files = Mapping[str, str]
+"""Name -> text of the small files of a released folder, such as tokenizer.json."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Released tensors and the model's that they become.
+
+    Attributes:
+        released: names; {} stands for a number, the same ones in the same order as in `own`.
+        own: names in the model's state_dict.
+        way: from the released ones to the model's, and back.
+    """
+
+    released: str | Sequence[str]
+    own: str | Sequence[str]
+    way: Transform = Same()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of released models.
+
+    Attributes:
+        name: its name.
+        architectures: names in config.json that it answers to.
+        experiment: what config.json and the other small files describe: strands, rule, transformer.
+        rules: how its tensors map; together they name every tensor of the model, once.
+        ignored: released names that hold nothing learned ({} is a number); export leaves them out.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    experiment: Callable[[Config, Files], Experiment]
+    rules: Callable[[Config], Sequence[Rule]]
+    ignored: tuple[str, ...] = ("model.layers.{}.self_attn.rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rule with numbers in place: these released tensors are these of the model.
+
+    Attributes:
+        released: names.
+        own: names.
+        way: between them.
+        tied: the model has its tensors under other names already; the release may leave them out.
+    """
+
+    released: tuple[str, ...]
+    own: tuple[str, ...]
+    way: Transform
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps between a released model and the model's parameters.
+
+    Attributes:
+        steps: in the order of the model's parameters.
+        ignored: patterns of released names without meaning.
+    """
+
+    steps: list[Step]
+    ignored: list[re.Pattern[str]] = field(default_factory=list)
+
+    def released(self) -> list[str]:
+        """Return the released names that have to be there."""
+        return [name for step in self.steps if not step.tied for name in step.released]
+
+    def check(self, names: Iterable[str], where: str) -> None:
+        """Refuse released names that are missing or too many.
+
+        Raises:
+            BraidError: names the first of them.
+        """
+        given, wanted = set(names), set(self.released())
+        optional = {name for step in self.steps if step.tied for name in step.released}
+        extra = {
+            name
+            for name in given - wanted - optional
+            if not any(p.fullmatch(name) for p in self.ignored)
+        }
+        for what, found in (("lacks", wanted - given), ("holds", extra)):
+            if found:
+                unknown = "" if what == "lacks" else " that its config.json does not describe"
+                raise BraidError(
+                    f"{where} {what} {len(found)} tensors{unknown} (first: {min(found)!r}); the "
+                    "weights are incomplete or belong to another config.json: fetch both again"
+                )
+
+
+def plan(family: Family, config: Config, own: Iterable[str], tied: Iterable[str] = ()) -> Plan:
+    """Put the numbers of a model's tensors into the rules of its family.
+
+    Args:
+        family: its family.
+        config: the released config.json.
+        own: names of the model's parameters.
+        tied: further names of parameters that are in `own`.
+    """
+    steps: dict[tuple[str, ...], Step] = {}
+    for rule in family.rules(config):
+        released, names = _names(rule.released), _names(rule.own)
+        pattern = _pattern(names[0])
+        for also, found in ((False, own), (True, tied)):
+            for name in found:
+                if match := pattern.fullmatch(name):
+                    filled = [
+                        tuple(_filled(n, match.groups()) for n in x) for x in (released, names)
+                    ]
+                    steps[filled[1]] = Step(filled[0], filled[1], rule.way, also)
+    covered = [name for step in steps.values() for name in step.own]
+    lost = sorted({*own} - {*covered})
+    if lost or len(covered) != len({*covered}):
+        raise BraidError(
+            f"family {family.name!r} maps {len(lost)} tensors of the model to nothing (first: "
+            f"{lost[:1]}), or some of them twice; complete its rules"
+        )
+    return Plan([*steps.values()], [_pattern(p) for p in family.ignored])
+
+
+def constants(*names: str, value: float = 0.0) -> list[Rule]:
+    """Return rules for tensors of the model that no released one corresponds to."""
+    return [Rule((), name, Constant(value)) for name in names]
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(re.escape("{}"), r"(\d+)"))
+
+
+def _filled(name: str, numbers: Sequence[str]) -> str:
+    return name.format(*numbers)

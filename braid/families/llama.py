@@ -1,0 +1,100 @@
+"""Llama 1 to 3 and models of its layout (arXiv:2302.13971, arXiv:2407.21783)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from braid.config import DataConfig, Experiment, StrandConfig
+from braid.families import described
+from braid.families.family import Config, Family, Files, Rule, constants
+from braid.transformer import TransformerConfig
+
+
+def transformer(config: Config, **further: bool | str) -> TransformerConfig:
+    """Return the transformer that a config.json of this layout describes."""
+    theta, scaling = described.rope(config)
+    described.refuse(config, hidden_act="silu")
+    return TransformerConfig(
+        width=described.need(config, "hidden_size"),
+        depth=described.need(config, "num_hidden_layers"),
+        heads=described.need(config, "num_attention_heads"),
+        key_heads=config.get("num_key_value_heads"),
+        head_width=config.get("head_dim"),
+        hidden=described.need(config, "intermediate_size"),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        rope_sections=(1, 0, 0),
+        **{"qk_norm": "none", **further},  # pyright: ignore[reportArgumentType]
+    )
+
+
+def experiment(config: Config, files: Files) -> Experiment:
+    """Describe a Llama: text, generated token by token."""
+    biased = bool(config.get("attention_bias"))
+    return language_model(
+        config,
+        files,
+        transformer(
+            config,
+            attention_bias=biased,
+            output_bias=biased,
+            bias=bool(config.get("mlp_bias")),
+        ),
+    )
+
+
+def language_model(config: Config, files: Files, sizes: TransformerConfig) -> Experiment:
+    """Describe a model of text alone that predicts the next token."""
+    strand = StrandConfig(
+        modality=described.text(config, files, described.need(config, "vocab_size")),
+        process={"kind": "autoregressive"},
+        sampler={"kind": "next_token", "temperature": 0.0},
+        tied=bool(config.get("tie_word_embeddings", False)),
+    )
+    return Experiment(
+        name=described.named(config),
+        strands={"text": strand},
+        rule="spans",
+        transformer=sizes,
+        data=DataConfig(source="files", tasks={"text": 1.0}),
+    )
+
+
+def blocks(prefix: str) -> list[Rule]:
+    """Return the rules of the transformer's blocks and its last norm, below a prefix."""
+    block, own = f"{prefix}layers.{{}}.", "transformer.blocks.{}."
+    return [
+        Rule(f"{block}self_attn.q_proj.weight", f"{own}attention.query.weight"),
+        Rule(f"{block}self_attn.k_proj.weight", f"{own}attention.key.weight"),
+        Rule(f"{block}self_attn.v_proj.weight", f"{own}attention.value.weight"),
+        Rule(f"{block}self_attn.o_proj.weight", f"{own}attention.out.weight"),
+        Rule(f"{block}self_attn.q_proj.bias", f"{own}attention.query.bias"),
+        Rule(f"{block}self_attn.k_proj.bias", f"{own}attention.key.bias"),
+        Rule(f"{block}self_attn.v_proj.bias", f"{own}attention.value.bias"),
+        Rule(f"{block}self_attn.o_proj.bias", f"{own}attention.out.bias"),
+        Rule(f"{block}self_attn.q_norm.weight", f"{own}attention.query_norm.weight"),
+        Rule(f"{block}self_attn.k_norm.weight", f"{own}attention.key_norm.weight"),
+        Rule(f"{block}mlp.gate_proj.weight", f"{own}feed.gate.weight"),
+        Rule(f"{block}mlp.up_proj.weight", f"{own}feed.up.weight"),
+        Rule(f"{block}mlp.down_proj.weight", f"{own}feed.down.weight"),
+        Rule(f"{block}mlp.gate_proj.bias", f"{own}feed.gate.bias"),
+        Rule(f"{block}mlp.up_proj.bias", f"{own}feed.up.bias"),
+        Rule(f"{block}mlp.down_proj.bias", f"{own}feed.down.bias"),
+        Rule(f"{block}input_layernorm.weight", f"{own}attention_norm.weight"),
+        Rule(f"{block}post_attention_layernorm.weight", f"{own}feed_norm.weight"),
+        Rule(f"{prefix}norm.weight", "transformer.norm.weight"),
+    ]
+
+
+def rules(config: Config) -> Sequence[Rule]:
+    """Map the layout that Llama and Qwen share; what a model has no tensor for does not apply."""
+    return [
+        Rule("model.embed_tokens.weight", "strands.text.embedder.table.weight"),
+        Rule("lm_head.weight", "strands.text.head.linear.weight"),
+        *blocks("model."),
+        *constants("strands.text.kind", "strands.text.start"),
+    ]
+
+
+LLAMA = Family("llama", ("LlamaForCausalLM",), experiment, rules)

@@ -1,0 +1,208 @@
+"""From a released folder to a model, tensor by tensor.
+
+The model is made on the meta device; names and shapes are checked before any tensor is read, and
+no more than one released tensor is held beside the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from braid import config as configuration
+from braid import hub, storage
+from braid.braid import Braid
+from braid.config import Experiment
+from braid.errors import BraidError, unknown
+from braid.families.checkpoint import INDEX, Checkpoint
+from braid.families.family import Config, Family, Plan, Step, plan
+
+SMALL = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    INDEX,
+)
+"""Text files of a released folder that travel with the model and are written back."""
+
+WANTED = (*SMALL, "*.safetensors")
+"""What is fetched from the Hub: no pickle, no code."""
+
+TENSORS = "tensors.json"
+"""Among the small files: the released file of each tensor and its type, for export."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model, read.
+
+    Attributes:
+        braid: the model.
+        experiment: what it was made from.
+        family: its family.
+        notes: what a user should know of the conversion, a line each.
+    """
+
+    braid: Braid
+    experiment: Experiment
+    family: Family
+    notes: list[str]
+
+
+def find(
+    place: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path | None:
+    """Return the folder of a released model: itself, or a Hub id's in the cache.
+
+    None where nothing looks like one.
+
+    Raises:
+        BraidError: the Hub does not give it.
+    """
+    if (Path(place) / "config.json").is_file():
+        return Path(place)
+    # where runs usually lie is no name of the Hub
+    if Path(place).exists() or str(place).startswith("runs/") or not hub.named(str(place)):
+        return None
+    return hub.fetch(
+        "model", str(place), WANTED, revision=revision, token=token, cache_dir=cache_dir
+    )
+
+
+def family_of(config: Config, where: str) -> Family:
+    """Return the family that a config.json names.
+
+    Raises:
+        BraidError: no family answers to its architecture.
+    """
+    from braid.families import FAMILIES
+
+    known = {name: family for family in FAMILIES.values() for name in family.architectures}
+    named = config.get("architectures") or []
+    for name in named:
+        if name in known:
+            return known[name]
+    if not named:
+        raise BraidError(
+            f"config.json of {where} names no architectures; expected one of "
+            f"{', '.join(sorted(known))}"
+        )
+    raise unknown("architecture", str(named[0]), known)
+
+
+def load(folder: Path, dtype: torch.dtype | None = None) -> Released:
+    """Read a released folder.
+
+    Args:
+        folder: config.json, safetensors, and a tokenizer.json if there is one.
+        dtype: precision of the weights; None keeps the released one.
+
+    Raises:
+        BraidError: the architecture or an option of it is unknown; a tensor is missing, unknown or
+            of another shape; a file is damaged; there are only pickles.
+    """
+    files = small_files(folder)
+    config: dict[str, Any] = storage.read_json(folder / "config.json")
+    family = family_of(config, repr(str(folder)))
+    if "quantization_config" in config:
+        raise BraidError(
+            f"{str(folder)!r} is quantised (quantization_config in config.json); choose the "
+            "release with plain weights"
+        )
+    checkpoint = Checkpoint(folder)
+    files[TENSORS] = json.dumps({n: [e.file, e.dtype] for n, e in checkpoint.entries.items()})
+    experiment = family.experiment(config, files)
+    states = {
+        name: {"files": files}
+        for name, strand in experiment.strands.items()
+        if strand.modality["kind"] == "released_text"
+    }
+    braid = configuration.build(experiment, states, meta=True)
+    steps = planned(family, config, braid)
+    steps.check(checkpoint.entries, repr(str(folder)))
+    shapes = {n: tuple(p.shape) for n, p in braid.named_parameters(remove_duplicate=False)}
+    present = [s for s in steps.steps if all(n in checkpoint.entries for n in s.released)]
+    _check_shapes(present, checkpoint, shapes)
+    dtype = dtype or checkpoint.dtype(steps.released())
+    storage.fill(braid, _tensors(present, checkpoint, shapes, dtype), repr(str(folder)))
+    return Released(braid, experiment, family, _notes(config, files))
+
+
+def small_files(folder: Path) -> dict[str, str]:
+    """Return the text of the small files that are there."""
+    there = (folder / name for name in SMALL)
+    return {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+
+
+def planned(family: Family, config: Config, braid: Braid) -> Plan:
+    """Return the plan between a release and a model."""
+    first = {id(p): name for name, p in reversed([*braid.named_parameters(remove_duplicate=False)])}
+    names = [name for name, _ in braid.named_parameters(remove_duplicate=False)]
+    own = [name for name in names if name in first.values()]
+    return plan(family, config, own, [name for name in names if name not in own])
+
+
+def _check_shapes(
+    steps: list[Step], checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Run all steps on the meta device, where nothing is read."""
+    for step in steps:
+        given = [checkpoint.entries[name].shape for name in step.released]
+        wanted = [shapes[name] for name in step.own]
+        try:
+            with torch.device("meta"):
+                made = step.way.read([torch.empty(shape) for shape in given], wanted)
+        except (RuntimeError, IndexError, ValueError):
+            made = []
+        if [tuple(t.shape) for t in made] != wanted:
+            told = ", ".join(map(repr, step.released))
+            raise BraidError(
+                f"tensor {told} of {str(checkpoint.folder)!r} has shape "
+                f"{', '.join(map(str, given))}, which does not give {', '.join(step.own)} of shape "
+                f"{', '.join(map(str, wanted))}; config.json belongs to other weights"
+            )
+
+
+def _tensors(
+    steps: list[Step],
+    checkpoint: Checkpoint,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: torch.dtype,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the model's tensors, one step's at a time."""
+    for step in steps:
+        read = [checkpoint.read(name) for name in step.released]
+        made = step.way.read(read, [shapes[name] for name in step.own])
+        del read
+        while made:
+            yield step.own[-len(made)], made.pop(0).to(dtype)
+
+
+def _notes(config: Config, files: dict[str, str]) -> list[str]:
+    notes = []
+    if "auto_map" in config:
+        notes.append("auto_map in config.json is ignored: code of a release is never run")
+    if "tokenizer.json" not in files:
+        notes.append(
+            "there is no tokenizer.json: the model works on symbols, but reads and writes no "
+            "text; write one into the released folder with transformers' save_pretrained and "
+            "convert again"
+        )
+    return notes
