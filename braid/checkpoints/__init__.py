@@ -7,8 +7,8 @@ is older is deleted only then. Loading verifies, falls back, and says so.
 """
 
 from braid.checkpoints.checkpoints import Checkpoints, Tensors
-from braid.checkpoints.lock import Lock
+from braid.checkpoints.lock import Lock, holder
 from braid.checkpoints.manifest import newest, verify
 from braid.checkpoints.pieces import read
 
-__all__ = ["Checkpoints", "Lock", "Tensors", "newest", "read", "verify"]
+__all__ = ["Checkpoints", "Lock", "Tensors", "holder", "newest", "read", "verify"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +108,8 @@ def explain_run(run: Path) -> RunState:
     Raises:
         BraidError: there is no run.
     """
+    from braid.checkpoints import holder
+
     run = Path(run)
     if not (run / "experiment.json").is_file():
         raise BraidError(
@@ -180,32 +180,6 @@ def last_metrics(path: Path) -> dict[str, Any]:
         if isinstance(value, dict) and "seconds" in value:
             return {k: v for k, v in value.items() if k != "samples"}
     return {}
-
-
-def holder(run: Path) -> str | None:
-    """Return who trains in a folder now, as the note beside its lock says; None if nobody does."""
-    for note in run.glob("*lock.json"):
-        try:
-            who = json.loads(note.read_text(encoding="utf-8"))
-            host, pid, since = str(who["host"]), int(who["pid"]), who["since"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        told = f"process {pid} on {host} since {since}"
-        if host != socket.gethostname():
-            return f"{told}, if it still lives; look there"
-        if _lives(pid):
-            return told
-    return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # it is another user's
-    return True
 
 
 def _progress(tree: dict[str, Any], state: dict[str, Any]) -> float | None:

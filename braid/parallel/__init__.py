@@ -1,6 +1,16 @@
 """Several processes as one: who they are, and how a model is laid over them."""
 
-from braid.parallel.sharding import gathered, mesh, recompute, shard
+from braid.parallel.sharding import gathered, mesh, mesh_shape, recompute, shard
 from braid.parallel.world import World, join, launched, leave
 
-__all__ = ["World", "gathered", "join", "launched", "leave", "mesh", "recompute", "shard"]
+__all__ = [
+    "World",
+    "gathered",
+    "join",
+    "launched",
+    "leave",
+    "mesh",
+    "mesh_shape",
+    "recompute",
+    "shard",
+]

@@ -21,14 +21,8 @@ if TYPE_CHECKING:
     from braid.braid import Braid
 
 
-def mesh(device: str, ranks: int, shard: int | None = None, tensor: int = 1) -> DeviceMesh:
-    """Return the mesh "replicate" x "shard" x "tensor" over all ranks.
-
-    Args:
-        device: "cpu" or "cuda".
-        ranks: number of processes.
-        shard: ranks over which parameters are sharded; all that are left if None.
-        tensor: ranks over which each matrix is split; neighbours, so that they share a machine.
+def mesh_shape(ranks: int, shard: int | None = None, tensor: int = 1) -> tuple[int, int, int]:
+    """Return the sizes of "replicate", "shard" and "tensor" for a number of processes.
 
     Raises:
         BraidError: the numbers do not divide the ranks.
@@ -44,10 +38,25 @@ def mesh(device: str, ranks: int, shard: int | None = None, tensor: int = 1) -> 
             f"parallel.shard {shard} does not divide {rest} ranks ({ranks} over parallel.tensor "
             f"{tensor}); use a divisor of {rest}"
         )
+    return rest // shard, shard, tensor
+
+
+def mesh(device: str, ranks: int, shard: int | None = None, tensor: int = 1) -> DeviceMesh:
+    """Return the mesh "replicate" x "shard" x "tensor" over all ranks.
+
+    Args:
+        device: "cpu" or "cuda".
+        ranks: number of processes.
+        shard: ranks over which parameters are sharded; all that are left if None.
+        tensor: ranks over which each matrix is split; neighbours, so that they share a machine.
+
+    Raises:
+        BraidError: the numbers do not divide the ranks.
+    """
     from torch.distributed.device_mesh import init_device_mesh
 
     return init_device_mesh(
-        device, (rest // shard, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor")
+        device, mesh_shape(ranks, shard, tensor), mesh_dim_names=("replicate", "shard", "tensor")
     )
 
 
@@ -99,7 +108,7 @@ def shard(
         module = fully_shard(unit, **options)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    register_fsdp_forward_method(braid, "embed")
+    register_fsdp_forward_method(braid, "hidden")
     return braid
 
 

@@ -152,17 +152,14 @@ class Trainer:
 
     def _replicas(self) -> int:
         """Return the number of ranks, or groups of them, that read documents of their own."""
-        p, ranks = self.experiment.parallel, self.world.size
+        p = self.experiment.parallel
         if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
             raise BraidError(
                 "parallel.offload, parallel.tensor and parallel.shard need several processes, or "
                 "one under a launcher; start with torchrun"
             )
-        if ranks % p.tensor:
-            raise BraidError(
-                f"parallel.tensor {p.tensor} does not divide {ranks} ranks; use a divisor"
-            )
-        return ranks // p.tensor
+        replicate, shard, _ = parallel.mesh_shape(self.world.size, p.shard, p.tensor)
+        return replicate * shard
 
     def _fit(self, states: dict) -> dict:
         """Return what the modalities know or learn from the data, the same on all ranks."""

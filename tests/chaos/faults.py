@@ -5,18 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from braid import checkpoints
+from braid.checkpoints.faults import PLACES
 from tests.chaos.harness import EXACT, Job, lines, same, steps, whole
 
-POINTS = (
-    "before-data",
-    "after-first-data",
-    "between-files",
-    "before-manifest",
-    "after-manifest",
-    "after-rename",
-    "mid-purge",
-    "mid-background",
-)
 EVERY = 4
 
 
@@ -31,7 +22,7 @@ def main(folder: Path, quick: bool = False) -> str:
     base = [*EXACT, f"train.steps={length}", f"train.save_every={EVERY}", "train.keep=2"]
     whole(folder / "whole", base, 2)
     died = 0
-    for point in POINTS[3:5] if quick else POINTS:
+    for point in PLACES[3:5] if quick else PLACES:
         out = folder / point
         background = point == "mid-background"
         settings = [*base, f"train.save_in_background={str(background).lower()}"]

@@ -7,7 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from tests.chaos.harness import EXACT, Job, exists, lines, pids_of, same, whole
+from braid.checkpoints.lock import lives
+from tests.chaos.harness import EXACT, Job, lines, pids_of, same, whole
 
 SECONDS = 8
 
@@ -45,7 +46,7 @@ def main(folder: Path, quick: bool = False) -> str:
     dead = time.monotonic() - since
     assert codes[0] not in (0, 75) and "worker" in job.said, f"{codes}: {job.said}"
     assert dead < 8, f"{dead:.0f} s"
-    assert not exists(worker), "the worker is still there"
+    assert not lives(worker), "the worker is still there"
     if not quick:
         whole(out, settings, 1)
         whole(folder / "undisturbed", settings, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -221,12 +220,3 @@ def pids_of(job: Job) -> list[int]:
         if children.exists():
             found += [int(c) for c in children.read_text().split()]
     return found
-
-
-def exists(pid: int) -> bool:
-    """Return whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
