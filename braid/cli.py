@@ -184,6 +184,40 @@ def compare(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Folder of a released model, or a Hub id such as owner/name.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write, which the others read.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Of a Hub id that is not public; else HF_TOKEN.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option("--cache-dir", help="Where models of the Hub are kept.")
+    ] = None,
+) -> None:
+    """Turn a released model into one of braid; see docs/checkpoints.md for those it knows."""
+    from braid import convert_commands
+
+    for line in convert_commands.convert(source, folder, revision, token, cache_dir):
+        print(line)
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="What `braid convert` wrote, or a run from it.")],
+    folder: Annotated[Path, typer.Argument(help="New folder in the layout of the release.")],
+) -> None:
+    """Write a converted model back in the layout that it was released in."""
+    from braid import convert_commands
+
+    print(convert_commands.export(source, folder))
+
+
+@app.command()
 def recipes() -> None:
     """List recipes, paradigms, processes, samplers and modalities."""
     from braid import commands

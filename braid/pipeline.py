@@ -19,10 +19,11 @@ from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
+from braid.families import reading
 from braid.generation import BlockCache, Frame, Known, Nats, Opening, Watch, generate, nats
 from braid.generation.context import make
 from braid.layout import Document, Span, pack
-from braid.modalities import Modality
+from braid.modalities import Modality, opening
 from braid.randomness import derive
 from braid.samplers import SAMPLERS, Sampler, check
 
@@ -112,11 +113,13 @@ class Pipeline:
     braid: Braid
     experiment: Experiment
     _known: dict[str, Modality] = field(init=False, repr=False)
+    _opening: list[Span] = field(init=False, repr=False)
     _interrupt: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.braid.eval()
         self._known = {n: s.modality for n, s in self.braid.strands.items()}
+        self._opening = opening(self._known)
 
     def __call__(
         self,
@@ -216,7 +219,8 @@ class Pipeline:
         seeds = range(len(documents)) if seeds is None else seeds
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
-        read = [self._read(d) for d in documents]
+        before: list[Known | Opening] = [Known(s.modality, [s.tokens]) for s in self._opening]
+        read = [before + self._read(d) for d in documents]
         groups: dict[tuple, list[int]] = {}
         for i, parts in enumerate(read):
             groups.setdefault(tuple(_form(p) for p in parts), []).append(i)
@@ -239,12 +243,15 @@ class Pipeline:
                 )
                 for row, i in enumerate(chunk):
                     raw = [
-                        self._raw(documents[i][k], p, done.tokens[k], row)
-                        for k, p in enumerate(stacked)
+                        self._raw(documents[i][k], stacked[at], done.tokens[at], row)
+                        for k, at in enumerate(range(len(before), len(stacked)))
                     ]
                     mine = [
                         dataclasses.replace(
-                            f, state=f.state[row : row + 1], belief=f.belief[row : row + 1]
+                            f,
+                            part=f.part - len(before),
+                            state=f.state[row : row + 1],
+                            belief=f.belief[row : row + 1],
                         )
                         for f in frames
                     ]
@@ -263,7 +270,8 @@ class Pipeline:
             # as in training, a learned part ends its document
             *given, last = self.spans(parts[:end])
             if self.braid.strand(last.modality).process is not None:
-                document = [*(dataclasses.replace(s, target=False) for s in given), last]
+                given = [dataclasses.replace(s, target=False) for s in given]
+                document = [*self._opening, *given, last]
                 out.append(nats(self.braid, [document], times, seed))
         return out
 
@@ -286,7 +294,8 @@ class Pipeline:
         documents: list[Document] = []
         for candidate in candidates:
             *given, last = self.spans([*parts, candidate])
-            documents.append([*(dataclasses.replace(s, target=False) for s in given), last])
+            given = [dataclasses.replace(s, target=False) for s in given]
+            documents.append([*self._opening, *given, last])
         if len({d[-1].modality for d in documents}) > 1:
             raise BraidError(
                 "candidates must be of one modality, or their likelihoods differ in kind"
@@ -317,7 +326,7 @@ class Pipeline:
                 tree["strands"][name]["modality"][option] = f"{name}-{option}"
         storage.save(
             Path(path),
-            {"model": dict(self.braid.state_dict())},
+            {"model": dict(self.braid.named_parameters())},  # what is tied is written once
             {"experiment": tree, "modalities": states},
             {f"{n}-{o}": f for n, m in self._known.items() for o, f in m.folders().items()},
         )
@@ -463,9 +472,8 @@ ASSETS = Path(__file__).parent / "assets"
 
 def find(path: str | Path) -> Path:
     """Return the folder of a model: a path, or the name of one that comes with the package."""
-    for folder in (Path(path), ASSETS / path):
-        if (folder / "experiment.json").is_file():
-            return folder
+    if folder := _local(path):
+        return folder
     if Path(path).is_dir():
         raise BraidError(
             f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
@@ -477,19 +485,47 @@ def find(path: str | Path) -> Path:
     )
 
 
-def load(path: str | Path, device: str | None = None) -> Pipeline:
-    """Load a run directory, or a folder that `Pipeline.save` wrote; safetensors and JSON only.
+def _local(path: str | Path) -> Path | None:
+    places = (Path(path), ASSETS / path)
+    return next((f for f in places if (f / "experiment.json").is_file()), None)
 
-    A run directory gives the averaged weights of its newest sound checkpoint. The model runs on
-    `device`, or on this machine's accelerator if it has one.
+
+def load(
+    path: str | Path,
+    device: str | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Pipeline:
+    """Load a run directory, a folder that `Pipeline.save` wrote, or a released model.
+
+    Only safetensors and JSON are read. A run directory gives the averaged weights of its newest
+    sound checkpoint. A released model is a folder or a Hub id of a family in docs/checkpoints.md.
+
+    Args:
+        path: a folder, the name of a model that comes with the package, or a Hub id.
+        device: where it runs; None is this machine's accelerator if it has one.
+        dtype: precision of the weights; None keeps that of the files.
+        revision: branch, tag or commit of a Hub id.
+        token: of a Hub id that is not public.
+        cache_dir: where models of the Hub are kept.
     """
     where = choose(device)
-    folder = find(path)
+    folder = _local(path) or reading.find(
+        path, revision=revision, token=token, cache_dir=cache_dir
+    )
+    folder = find(path) if folder is None else folder  # says what is wrong
+    if not (folder / "experiment.json").is_file():
+        released = reading.load(folder, dtype)
+        return Pipeline(released.braid.to(where), released.experiment)
     experiment = config.load_run(folder)
-    braid = config.build(experiment, storage.read_json(folder / "modalities.json"))
+    states = storage.read_json(folder / "modalities.json")
     weights = folder / "model.safetensors"
+    braid = config.build(experiment, states, meta=weights.is_file())
     if weights.is_file():
-        storage.adopt(braid, storage.read_tensors(weights), str(weights))
+        storage.fill(braid, storage.read_each(weights), str(weights))
     else:
         newest = _newest(folder, ("model", "ema") if experiment.train.ema else ("model",))
         tensors = checkpoints.read(newest, "model")
@@ -500,7 +536,7 @@ def load(path: str | Path, device: str | None = None) -> Pipeline:
                 if first[p] in tensors:
                     tensors[name] = tensors[first[p]]
         storage.adopt(braid, tensors, str(newest))
-    return Pipeline(braid.to(where), experiment)
+    return Pipeline(braid.to(where, dtype), experiment)
 
 
 def _newest(run: Path, groups: Sequence[str]) -> Path:

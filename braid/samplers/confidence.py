@@ -27,6 +27,8 @@ class Confidence(Stepped, Drawing, Sampler):
         order: how sure the model is: "confidence" (probability of the drawn symbol), "margin"
             (first minus second), "entropy", or "random".
         schedule: share of symbols uncovered over the steps; None follows the process.
+        even: uncover equally many symbols at each step whatever the schedule, one more at the first
+            ones where it does not come out even (LLaDA).
         choice_temperature: Gumbel noise on log confidence, falling to zero over the steps
             (MaskGIT's temperature).
         size_of_block: uncover block after block of this many tokens, each in its share of the steps
@@ -37,6 +39,7 @@ class Confidence(Stepped, Drawing, Sampler):
 
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
     schedule: str | None = None
+    even: bool = False
     choice_temperature: float = 0.0
     size_of_block: int | None = None
     threshold: float | None = None
@@ -89,6 +92,8 @@ class Confidence(Stepped, Drawing, Sampler):
             rank = rank.masked_fill(~masked, -torch.inf)
             uncovered = schedule.kappa(torch.tensor((step + 1) / steps, dtype=torch.float64))
             left = (total * (1 - float(uncovered)) + 1e-3).long()  # floor, past rounding
+            if self.even:
+                left = total - total // steps * (step + 1) - (total % steps).clamp(max=step + 1)
             count = (masked.sum(1) - left).clamp(min=1)
             if step + 1 >= steps:
                 count = masked.sum(1)

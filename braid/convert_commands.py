@@ -1,0 +1,61 @@
+"""`braid convert` and `braid export` as functions: released models in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from braid import pipeline
+from braid.errors import BraidError
+from braid.families import reading, writing
+from braid.pipeline import Pipeline
+
+
+def convert(
+    source: str,
+    folder: Path,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Path | None = None,
+) -> Iterator[str]:
+    """Turn a released model into a folder that `braid.load` reads; yields lines about it.
+
+    Args:
+        source: a released folder, or a Hub id.
+        folder: what to write.
+        revision: branch, tag or commit of a Hub id.
+        token: of a Hub id that is not public.
+        cache_dir: where models of the Hub are kept.
+
+    Raises:
+        BraidError: there is no such model, or no family that it belongs to.
+    """
+    place = reading.find(source, revision=revision, token=token, cache_dir=cache_dir)
+    if place is None:
+        raise BraidError(
+            f"{source!r} is no released model; give a folder with config.json and safetensors, or "
+            "a Hub id such as owner/name"
+        )
+    released = reading.load(place)
+    yield from released.notes
+    made = Pipeline(released.braid, released.experiment)
+    made.save(folder)
+    parameters = list(made.braid.parameters())
+    count = sum(p.numel() for p in parameters)
+    yield (
+        f"{released.family.name}: {count / 1e6:.1f} million parameters in "
+        f"{str(parameters[0].dtype).removeprefix('torch.')}, rule {made.experiment.rule}, strands "
+        f"{', '.join(made.experiment.strands)}"
+    )
+    yield str(folder)
+
+
+def export(source: str, folder: Path) -> str:
+    """Write a model that came from a release, trained further or not, in the release's layout.
+
+    Args:
+        source: a folder that `convert` wrote, or a run that began with one.
+        folder: a new or empty folder.
+    """
+    writing.export(pipeline.load(source, "cpu").braid, folder)
+    return str(folder)
