@@ -107,6 +107,7 @@ def demo(
     """
     from braid import recipes
     from braid.evaluation.digits import need_scikit_learn
+    from braid.training.interruption import saved
 
     need_scikit_learn()
     if not minutes > 0:
@@ -120,7 +121,9 @@ def demo(
         return trainer.code
     began = time.monotonic()
     console.print("evaluating on held-out digits ...", highlight=False)
-    numbers = _evaluate(_pipeline(trainer), experiment, out, trainer.data.held_out, seed).numbers
+    with saved():
+        result = _evaluate(_pipeline(trainer), experiment, out, trainer.data.held_out, seed)
+    numbers = result.numbers
     print_numbers(numbers, console)
     console.print(
         f"evaluated in {time.monotonic() - began:.0f} s; open {out / 'report.html'}",
@@ -238,6 +241,7 @@ def compare(
     from braid import recipes
     from braid.evaluation.compare import write
     from braid.evaluation.digits import need_scikit_learn
+    from braid.training.interruption import saved
 
     names = [p.strip() for p in paradigms if p.strip()]
     if recipe not in recipes.RECIPES:
@@ -260,7 +264,8 @@ def compare(
             return trainer.code
         console.print(f"evaluating {name} ...", highlight=False)
         held_out = trainer.data.held_out
-        result = _evaluate(_pipeline(trainer), experiment, out / name, held_out, seed)
+        with saved():
+            result = _evaluate(_pipeline(trainer), experiment, out / name, held_out, seed)
         results[name], panels[name] = result.numbers, result.panels
     write(out, experiments, results, panels)
     print_comparison(results)
@@ -282,6 +287,11 @@ def sample(
     out: Path | None = None,
     trajectory: Path | None = None,
     device: str | None = None,
+    *,
+    dtype: str | None = None,
+    quantise: str | None = None,
+    offload: bool = False,
+    revision: str | None = None,
 ) -> Iterator[str]:
     """Generate one modality from text, a picture and sound, or nothing; yields a line per result.
 
@@ -294,7 +304,9 @@ def sample(
         raise BraidError(f"--n {n} must be at least 1")
     if prompt is None and not _names_a_model(model):
         model, prompt = "mini", model
-    pipe = pipeline.load(model, device)
+    pipe = pipeline.load(
+        model, device, dtype=dtype, quantise=quantise, offload=offload, revision=revision
+    )
     parts: list[Any] = []
     if image is not None:
         given = [m for m in ("image", "vision") if m in pipe.braid.strands]
@@ -335,6 +347,28 @@ def sample(
 
         animate(pipe, done[0], len(parts) - 1, trajectory)
         yield str(trajectory)
+
+
+def push(
+    model: str,
+    repository: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    license: str | None = None,
+    message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a model with a card; returns the address, see `braid.publishing.push`."""
+    from braid import pipeline, publishing
+
+    return pipeline.load(model, "cpu").push_to_hub(
+        repository,
+        private=private,
+        revision=revision,
+        license=license,
+        commit_message=message or publishing.MESSAGE,
+        create_pr=create_pr,
+    )
 
 
 def _names_a_model(word: str) -> bool:

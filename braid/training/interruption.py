@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -63,3 +65,22 @@ class Interruption:
             self.number, self._since = number, now
         elif now - self._since >= self.echo:
             os._exit(128 + number)
+
+
+@contextmanager
+def saved() -> Iterator[None]:
+    """Leave at a signal with the code of a run that is saved, for the work that follows training.
+
+    Evaluation changes nothing that has to be kept: the same command finds the finished training
+    and evaluates it.
+    """
+    with Interruption() as asked:
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            asked.number = number
+            raise SystemExit(asked.code)
+
+        if threading.current_thread() is threading.main_thread():
+            for number in ASKING:
+                signal.signal(number, leave)  # Interruption puts back what was there before
+        yield

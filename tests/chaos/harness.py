@@ -43,10 +43,19 @@ class Job:
         self, out: Path, settings: Sequence[str], ranks: int, recipe: str = "toy", **more: str
     ) -> None:
         """Start a run in a folder on so many ranks; one rank is started without a launcher."""
-        self.out, self.said = out, ""
-        arguments = command(out, settings, recipe)
+        self._begin(command(out, settings, recipe), ranks, **more)
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], **more: str) -> Job:
+        """Start python with any arguments, as one process."""
+        job = cls.__new__(cls)
+        job._begin(arguments, 1, **more)
+        return job
+
+    def _begin(self, arguments: Sequence[str], ranks: int, **more: str) -> None:
+        self.said = ""
         if ranks > 1:
-            self.processes = start(arguments, ranks, **more)
+            self.processes = start(list(arguments), ranks, **more)
         else:
             self.processes = [
                 subprocess.Popen(

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from braid import checkpoints
 from tests.chaos.harness import EXACT, Job, lines, same, steps, whole
 
 SAVED = 75
@@ -45,6 +46,40 @@ def main(folder: Path, quick: bool = False) -> str:
         asked += 1
     whole(out, settings, 2)
     same(folder / "whole", out)
+    _compiling(folder / "compiling")
+    _evaluating(folder / "evaluating")
     written = [line["step"] for line in lines(out)]
     assert len(written) == len(set(written)), "a step was done twice"
-    return f"{asked} signals, exit code 75 within {slowest:.1f} s, no step done twice or lost"
+    return (
+        f"{asked} signals, exit code 75 within {slowest:.1f} s, no step done twice or lost; also "
+        "while blocks compiled, and in an evaluation"
+    )
+
+
+def _compiling(out: Path) -> None:
+    """Ask a run to stop in its first step, which compiles the blocks."""
+    job = Job(out, [*EXACT, "train.steps=2", "train.compile=true"], 1)
+    assert job.wait_for(lambda: (out / "modalities.json").exists()), job.said
+    time.sleep(1.0)
+    assert not lines(out), "the first step was over before the signal"
+    job.send(signal.SIGTERM, [0])
+    job.must_end(SAVED)
+    assert steps(out) == [1], f"{steps(out)}:\n{job.said}"
+
+
+def _evaluating(out: Path) -> None:
+    """Ask a demonstration to stop while it evaluates; the same command then ends well."""
+    arguments = ["-m", "braid", "demo", "--minutes", "0.05", "--out", str(out)]
+    job = Job.of(arguments)
+    assert job.wait_for(lambda: bool(steps(out)) and not _trains(out)), job.said
+    time.sleep(0.5)
+    job.send(signal.SIGTERM, [0])
+    job.must_end(SAVED)
+    assert not (out / "report.json").exists()
+    Job.of(arguments).must_end()
+    assert (out / "report.json").exists()
+
+
+def _trains(out: Path) -> bool:
+    """Return whether a process holds a run."""
+    return checkpoints.holder(out) is not None
