@@ -187,20 +187,20 @@ class Braid(nn.Module):
         dropout = None
         if self.training and self.transformer.config.dropout:
             dropout = self._dropout_keys(batch, seed)
-        predictions = self(
+        hidden = self.hidden(
             {n: x.noisy for n, x in noised.items()},
             {n: x.time for n, x in noised.items()},
             batch.layout,
             dropout,
-        )
-        own = {n: batch.target[n].sum() for n in predictions}
+        ).flatten(0, 1)
+        learned = [n for n in batch.layout.slots if self.strands[n].process is not None]
+        own = {n: batch.target[n].sum() for n in learned}
         total, per_strand = torch.zeros((), device=batch.layout.document.device), {}
-        for name, prediction in predictions.items():
+        for name in learned:
             strand = self.strands[name]
-            assert strand.process is not None, "only strands with a process predict"
             count = (own if counts is None else counts)[name].clamp(min=1)
-            each = strand.process.loss(prediction, noised[name])  # [N]
-            value = torch.where(batch.target[name], each, 0.0).sum() / count
+            before = self._before(hidden, batch.layout.slots[name], strand, batch.layout)
+            value = strand.loss(before, noised[name], batch.target[name]) / count
             per_strand[name] = value.detach()
             total = total + strand.weight * value
         return Losses(total, per_strand, own)

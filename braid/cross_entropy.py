@@ -53,7 +53,7 @@ def linear_cross_entropy(
         if not bool(used.all()):
             hidden, symbols, factor = hidden[used], symbols[used], factor[used]
     if rows is None:
-        rows = max(_LEAST_ROWS, _ELEMENTS.get(hidden.device.type, 1 << 27) // len(weight))
+        rows = chunk(len(weight), hidden.device.type)
     groups = symbols[0].numel() if len(symbols) else 1
     kind, device = hidden.dtype, hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -68,6 +68,11 @@ def linear_cross_entropy(
         kind,
         torch.is_grad_enabled(),
     )
+
+
+def chunk(logits: int, device: str) -> int:
+    """Return the rows of a chunk, for logits of a row on a kind of device."""
+    return max(_LEAST_ROWS, _ELEMENTS.get(device, 1 << 27) // logits)
 
 
 class _Chunked(torch.autograd.Function):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from braid.errors import BraidError
 from braid.modalities import Modality
-from braid.processes import Process
+from braid.processes import Noised, Process
+from braid.processes.process import each
 from braid.samplers import SAMPLERS, Sampler, check, suitable
-from braid.spaces import Continuous
+from braid.spaces import Continuous, SymbolHead
 
 _FREQUENCIES = 32
 
@@ -103,6 +104,20 @@ class Strand(nn.Module):
         if self.head is None:
             raise BraidError(f"strand {self.modality.name!r} is context only; it predicts nothing")
         return self.head(hidden)
+
+    def loss(self, hidden: Tensor, noised: Noised, target: Tensor) -> Tensor:
+        """Return the sum of the losses of the targets [N], read from hidden vectors [N, D].
+
+        Where it is a weighted cross-entropy, the logits are never held all at once.
+        """
+        assert self.process is not None, "only strands with a process predict"
+        if isinstance(self.head, SymbolHead):
+            factor = self.process.factor(noised, self.head.size)
+            if factor is not None:
+                factor = torch.where(each(target, factor), factor, 0.0)
+                return self.head.entropy(hidden, noised.clean, factor, self.process.z_loss)
+        nats = self.process.loss(self.read(hidden), noised)
+        return torch.where(target, nats, 0.0).sum()
 
 
 def _waves(time: Tensor) -> Tensor:

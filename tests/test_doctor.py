@@ -206,10 +206,13 @@ def test_operations_are_those_that_torch_counts(paradigm):
     sizes = Sizes.of(experiment)
     braid = skeleton(experiment, device="cpu")
     batch = dummy_batch(braid, experiment, 4)
+    braid.corrupt(batch, 0)  # makes tables that are kept
+    with FlopCounterMode(display=False) as noise:
+        braid.corrupt(batch, 0)
     # the kernel for attention on a CPU is not counted, the plain products are
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         braid.loss(batch, 0).total.backward()
-    counted = sum(counter.get_flop_counts()["Braid"].values())  # what draws noise is left out
+    counted = counter.get_total_flops() - noise.get_total_flops()
     assert sizes.flops * sizes.tokens == pytest.approx(counted, rel=0.05)
 
 
@@ -267,7 +270,7 @@ def test_each_remedy_saves_what_it_is_for():
     off = estimate(sizes, Machine(gpus=8), Layout(shard=8, offload=True))
     assert again.memory["activations"] < plain.memory["activations"] / 9
     assert again.compute > plain.compute
-    assert parts.memory["logits"] * 64 == pytest.approx(plain.memory["logits"])
+    assert parts.memory["logits"] == plain.memory["logits"]  # a chunk, however many tokens
     assert parts.sent > plain.sent
     assert split.memory["gathered"] < plain.memory["gathered"]
     assert off.host == sum(plain.memory[n] for n in state_bytes(sizes) if n != "checkpoint")

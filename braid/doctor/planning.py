@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from braid.config import Experiment, override
+from braid.cross_entropy import chunk
 from braid.doctor.sizes import SIZES, Sizes
 from braid.errors import BraidError, unknown
 from braid.transformer import TransformerConfig
@@ -299,7 +300,7 @@ def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True)
         **state,
         "gathered": _gathered(sizes, layout, size, alone),
         "activations": _activations(sizes, layout, size, tokens, fused),
-        "logits": tokens * sizes.logits * (size + 12),
+        "logits": _logits(sizes, size, tokens, "cuda" if fused else "cpu"),
     }
     sent, seconds = _communication(sizes, machine, layout, size, tokens)
     repeated = sizes.block_products - c.width * c.size_of_hidden  # the last product is not needed
@@ -341,6 +342,15 @@ def _activations(sizes: Sizes, layout: Layout, size: int, tokens: int, fused: bo
         return tokens * (c.depth * block + around)
     gradients = size * (3 * c.size_of_hidden / layout.tensor + 2 * c.width)
     return tokens * (c.depth * c.width * size + around + block + gradients)
+
+
+def _logits(sizes: Sizes, size: int, tokens: int, device: str) -> float:
+    """Bytes of logits: those of one chunk in float32, and in what they are multiplied in if that is
+    less; where a loss needs all, with their logarithms and both gradients.
+    """
+    rows = min(tokens, chunk(max(sizes.chunked, 1), device))
+    part = rows * sizes.chunked * (4 + size * (size < 4))
+    return part + tokens * sizes.logits * (size + 12)
 
 
 def _communication(

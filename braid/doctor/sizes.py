@@ -13,6 +13,7 @@ from braid.braid import Braid
 from braid.config import DataConfig, Experiment, StrandConfig, TrainConfig
 from braid.data.dummy import dummy_batch
 from braid.modalities import Modality
+from braid.processes import Noised
 from braid.spaces import Discrete
 from braid.strand import Strand
 from braid.transformer import Transformer, TransformerConfig
@@ -56,7 +57,8 @@ class Sizes:
         row: tokens that attend to each other, padding included.
         tokens: tokens of an optimiser step, padding included.
         outside: parameters of embeddings and heads that multiply a token, on average.
-        logits: predicted numbers a token, on average.
+        logits: predicted numbers a token that are held all at once, on average.
+        chunked: logits of a row where they are held in chunks; of the strand that has most.
         strands: number of strands.
         batch: documents of an optimiser step.
         average: whether an average of the weights is kept.
@@ -72,6 +74,7 @@ class Sizes:
     tokens: int
     outside: float
     logits: float
+    chunked: int
     strands: int
     batch: int
     average: bool
@@ -118,6 +121,7 @@ class Sizes:
             round(rows * row),
             sum(share[n] * products(s) for n, s in braid.strands.items() if n in share),
             sum(share[n] * _predicted(s) for n, s in braid.strands.items() if n in share),
+            max(map(_chunked, braid.strands.values())),
             len(braid.strands),
             train.batch,
             bool(train.ema),
@@ -164,7 +168,17 @@ def _modality(name: str, c: StrandConfig, state: Mapping[str, Any] | None) -> Mo
 
 
 def _predicted(strand: Strand) -> int:
-    if strand.process is None:
+    if strand.process is None or _chunked(strand):
         return 0
     space = strand.modality.space
     return space.size * space.groups if isinstance(space, Discrete) else space.width
+
+
+def _chunked(strand: Strand) -> int:
+    """Return the logits of a token whose loss is computed in chunks, else 0."""
+    space = strand.modality.space
+    if strand.process is None or not isinstance(space, Discrete):
+        return 0
+    token = torch.zeros(space.shape(1), dtype=torch.int64)
+    noised = Noised(token, token, token, torch.zeros(1))
+    return 0 if strand.process.factor(noised, space.size) is None else space.size * space.groups

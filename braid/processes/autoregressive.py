@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from braid.errors import BraidError
-from braid.processes.process import Noised, Process, cross_entropy, per_token, per_token_sum, wide
+from braid.processes.process import (
+    Noised,
+    Process,
+    cross_entropy,
+    evenly,
+    per_token,
+    per_token_sum,
+    wide,
+)
 from braid.randomness import Rng
 from braid.spaces import Discrete, Space
 
@@ -52,6 +60,10 @@ class Autoregressive(Process):
         if self.z_loss:
             loss = loss + self.z_loss * wide(prediction).logsumexp(-1).square()
         return per_token(loss)
+
+    def factor(self, noised: Noised, size: int) -> Tensor:
+        """Return 1 for each token."""
+        return evenly(noised)
 
     def bound(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Return the exact nats of each token."""

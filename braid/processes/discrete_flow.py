@@ -19,6 +19,7 @@ from braid.processes.process import (
     Process,
     cross_entropy,
     each,
+    evenly,
     per_token,
     per_token_sum,
     wide,
@@ -126,6 +127,10 @@ class DiscreteFlow(Process):
             nats = self.bound(prediction, replace(noised, time=noised.time.clamp(max=self.latest)))
             return nats / (noised.clean[0].numel() if len(noised.clean) else 1)
         return per_token(cross_entropy(prediction, noised.clean))
+
+    def factor(self, noised: Noised, size: int) -> Tensor | None:
+        """Return 1 for each token, where the loss is the cross-entropy."""
+        return evenly(noised) if self.objective == "cross_entropy" else None
 
     def bound(self, prediction: Tensor, noised: Noised, rng: Rng | None = None) -> Tensor:
         """Return the bound's integrand, [N] nats.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from braid.errors import BraidError, unknown
 from braid.processes.paths import MixturePath
-from braid.processes.process import Noised, Process, cross_entropy, each, per_token, per_token_sum
+from braid.processes.process import Noised, Process, cross_entropy, each, evenly, per_token_sum
 from braid.randomness import Rng
 from braid.spaces import Discrete, Space
 
@@ -76,15 +76,20 @@ class Masked(Process):
 
     def loss(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Return the weighted cross-entropy of the masked symbols; zero for those that are seen."""
-        loss = self._masked_entropy(prediction, noised)
+        factor = self.factor(noised, prediction.shape[-1])
+        return per_token_sum(factor * cross_entropy(prediction, noised.clean))
+
+    def factor(self, noised: Noised, size: int) -> Tensor:
+        """Return the weight of the masked symbols; 0 for those that are seen."""
+        factor = evenly(noised) * (noised.noisy == size)
         if self.weighting == "maskgit":
-            return per_token(loss)
+            return factor
         time = noised.time.clamp(max=1 - _LEAST)
         if self.weighting == "llada":
-            weight = 1 / (1 - self.path.kappa(time, prediction.shape[-1])).clamp(min=_LEAST)
+            weight = 1 / (1 - self.path.kappa(time, size)).clamp(min=_LEAST)
         else:
-            weight = self.path.rate(time, prediction.shape[-1])
-        return per_token(loss * each(weight, loss))
+            weight = self.path.rate(time, size)
+        return factor * each(weight, factor)
 
     def bound(self, prediction: Tensor, noised: Noised) -> Tensor:
         """Return kappa' / (1 - kappa) times the nats of the masked symbols (MDLM)."""

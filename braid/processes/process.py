@@ -51,6 +51,7 @@ class Process:
         exact: `bound` is the likelihood itself and needs no average over times.
         horizon: time at which the likelihood bound ends and `terminal` takes over.
         time_floor: least time of a span that later spans read while it is noised.
+        z_loss: weight of (log Z)^2 beside the cross-entropy of `factor`.
     """
 
     continuous: ClassVar[bool] = False
@@ -62,6 +63,7 @@ class Process:
     exact: ClassVar[bool] = False
     horizon: float = 1.0
     time_floor: float = 0.0
+    z_loss: float = 0.0
 
     def bind(self, modality: Modality) -> Process:
         """Return the process with what it takes from the modality, such as a table of distances."""
@@ -98,6 +100,14 @@ class Process:
         """Return the training loss of each token, [N] float32; finite at time 1 too."""
         raise NotImplementedError
 
+    def factor(self, noised: Noised, size: int) -> Tensor | None:
+        """Return what -log p of each clean symbol is multiplied by in `loss`, [N, ...].
+
+        None where the loss is anything but a weighted cross-entropy. With it the loss of `size`
+        symbols is computed without holding all logits.
+        """
+        return None
+
     def bound(self, prediction: Tensor, noised: Noised) -> Tensor | None:
         """Return nats [N]: the likelihood where `exact`, else an upper bound's integrand.
 
@@ -128,6 +138,12 @@ def cross_entropy(logits: Tensor, symbols: Tensor) -> Tensor:
     """Return -log p(symbol) for logits [..., V] and symbols [...], at least float32."""
     flat = F.cross_entropy(wide(logits).flatten(0, -2), symbols.flatten(), reduction="none")
     return flat.view(symbols.shape)
+
+
+def evenly(noised: Noised) -> Tensor:
+    """Return factors of a mean over a token's symbols, float32 in the shape of the symbols."""
+    symbols = noised.clean[0].numel() if len(noised.clean) else 1
+    return torch.full(noised.clean.shape, 1 / symbols, device=noised.clean.device)
 
 
 def per_token(value: Tensor) -> Tensor:
