@@ -82,8 +82,8 @@ def sample(
     model: Annotated[
         str,
         typer.Argument(
-            help="A run directory, a saved model, or mini, which comes with the package; may be "
-            "left out for mini."
+            help="A run directory, a saved model, a Hub id, or mini, which comes with the package; "
+            "may be left out for mini."
         ),
     ] = "mini",
     prompt: Annotated[str | None, typer.Argument(help="A text that is given.")] = None,
@@ -107,6 +107,19 @@ def sample(
         Path | None, typer.Option("--trajectory", help="Write an animation (GIF) of the steps.")
     ] = None,
     device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16, float16; the files' own.")
+    ] = None,
+    quantise: Annotated[
+        str | None, typer.Option("--quantise", help="int8: weights of linear layers in 8 bits.")
+    ] = None,
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Keep blocks in the host's memory until they compute."),
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+    ] = None,
 ) -> None:
     """Generate from a text, a picture, or nothing."""
     from braid import commands
@@ -125,6 +138,10 @@ def sample(
         out,
         trajectory,
         device,
+        dtype=dtype,
+        quantise=quantise,
+        offload=offload,
+        revision=revision,
     ):
         print(line)
 
@@ -215,6 +232,30 @@ def export(
     from braid import convert_commands
 
     print(convert_commands.export(source, folder))
+
+
+@app.command()
+def push(
+    model: Annotated[str, typer.Argument(help="A run directory or a saved model.")],
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hub.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a repository that is made.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch to write to; main.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="For the card, such as apache-2.0.")
+    ] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead.")
+    ] = False,
+) -> None:
+    """Upload a model with a model card to the Hub; the token is that of HF_TOKEN or `hf auth`."""
+    from braid import commands
+
+    print(commands.push(model, repository, private, revision, license, message, create_pr))
 
 
 @app.command()

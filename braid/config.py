@@ -540,7 +540,7 @@ def build(
         with place:
             strands[name] = Strand(modality, process, width, sampler, config.weight, config.tied)
     with place:
-        return Braid(strands, Transformer(experiment.transformer), experiment.rule)
+        return Braid(strands, Transformer(experiment.transformer), experiment.rule, experiment)
 
 
 def make_modality(name: str, config: StrandConfig) -> Modality:

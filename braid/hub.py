@@ -36,6 +36,7 @@ def fetch(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Path:
     """Return the folder in the cache of a repository of the Hub, fetched unless it is there.
 
@@ -49,6 +50,7 @@ def fetch(
         revision: branch, tag or commit.
         token: of a repository that is not public.
         cache_dir: where to keep it.
+        local_files_only: take what is cached, and ask no network.
 
     Raises:
         BraidError: the Hub has no such repository, or cannot be reached.
@@ -60,6 +62,7 @@ def fetch(
             token=token,
             cache_dir=cache_dir,
             allow_patterns=list(files),
+            local_files_only=local_files_only,
         )
     except Exception as e:  # each way of transport has errors of its own
         raise BraidError(

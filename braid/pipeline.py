@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import calling, checkpoints, config, storage
+from braid import calling, checkpoints, config, publishing, quantisation, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
@@ -108,10 +108,12 @@ class Pipeline:
     Attributes:
         braid: the model.
         experiment: what it was made from.
+        source: folder that it was loaded from, or None.
     """
 
     braid: Braid
     experiment: Experiment
+    source: Path | None = None
     _known: dict[str, Modality] = field(init=False, repr=False)
     _opening: list[Span] = field(init=False, repr=False)
     _interrupt: bool = field(default=False, init=False, repr=False)
@@ -319,6 +321,10 @@ class Pipeline:
 
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of safetensors and JSON that `braid.load` reads."""
+        if quantisation.quantised(self.braid):
+            raise BraidError(
+                "a quantised model is not saved; save the full one, and load it with quantise=..."
+            )
         states = {n: m.state() for n, m in self._known.items()}
         tree = self.experiment.model_dump(mode="json")
         for name, modality in self._known.items():
@@ -329,6 +335,87 @@ class Pipeline:
             {"model": dict(self.braid.named_parameters())},  # what is tied is written once
             {"experiment": tree, "modalities": states},
             {f"{n}-{o}": f for n, m in self._known.items() for o, f in m.folders().items()},
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Pipeline:
+        """Load a model; `load` under the name that it has elsewhere."""
+        return load(
+            id_or_folder,
+            device,
+            dtype=dtype,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = publishing.MESSAGE,
+        revision: str | None = None,
+        license: str | None = None,
+    ) -> None:
+        """Write the model with a model card, which never replaces one that was written by hand.
+
+        Args:
+            folder: where to.
+            push_to_hub: upload it too, with the options of `push_to_hub`.
+            repo_id: where to upload it; None is the folder's name.
+            private: see `push_to_hub`.
+            token: see `push_to_hub`.
+            commit_message: see `push_to_hub`.
+            revision: see `push_to_hub`.
+            license: for the card.
+        """
+        publishing.save(self, folder, name=repo_id, license=license)
+        if push_to_hub:
+            self.push_to_hub(
+                repo_id or Path(folder).resolve().name,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                revision=revision,
+                license=license,
+            )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = publishing.MESSAGE,
+        revision: str | None = None,
+        create_pr: bool = False,
+        license: str | None = None,
+    ) -> str:
+        """Upload the model with a card, and return the address; see `braid.publishing.push`."""
+        return publishing.push(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+            license=license,
         )
 
     def modality(self, raw: object) -> tuple[str, Any]:
@@ -494,32 +581,46 @@ def load(
     path: str | Path,
     device: str | None = None,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    quantise: str | None = None,
+    offload: bool = False,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Pipeline:
     """Load a run directory, a folder that `Pipeline.save` wrote, or a released model.
 
     Only safetensors and JSON are read. A run directory gives the averaged weights of its newest
-    sound checkpoint. A released model is a folder or a Hub id of a family in docs/checkpoints.md.
+    sound checkpoint. A released model is of a family in docs/checkpoints.md. Each of them but a run
+    may also be a Hub id, owner/name.
 
     Args:
         path: a folder, the name of a model that comes with the package, or a Hub id.
         device: where it runs; None is this machine's accelerator if it has one.
-        dtype: precision of the weights; None keeps that of the files.
+        dtype: precision of the weights, such as "bfloat16"; None keeps that of the files.
+        quantise: "int8" holds the weights of linear layers in 8 bits; None all of them as they are.
+        offload: keep the transformer's blocks in the host's memory; each visits the device while
+            it computes.
         revision: branch, tag or commit of a Hub id.
         token: of a Hub id that is not public.
         cache_dir: where models of the Hub are kept.
+        local_files_only: take what is cached of a Hub id, and ask no network.
     """
-    where = choose(device)
+    where, precision = choose(device), quantisation.dtype_of(dtype)
+    quantisation.check(quantise)
     folder = _local(path) or reading.find(
-        path, revision=revision, token=token, cache_dir=cache_dir
+        path,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
     )
     folder = find(path) if folder is None else folder  # says what is wrong
     if not (folder / "experiment.json").is_file():
-        released = reading.load(folder, dtype)
-        return Pipeline(released.braid.to(where), released.experiment)
+        released = reading.load(folder, precision)
+        laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
+        return Pipeline(laid, released.experiment, folder)
     experiment = config.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
     weights = folder / "model.safetensors"
@@ -536,7 +637,8 @@ def load(
                 if first[p] in tensors:
                     tensors[name] = tensors[first[p]]
         storage.adopt(braid, tensors, str(newest))
-    return Pipeline(braid.to(where, dtype), experiment)
+    laid = quantisation.lay_out(braid, where, precision, quantise, offload)
+    return Pipeline(laid, experiment, folder)
 
 
 def _newest(run: Path, groups: Sequence[str]) -> Path:
