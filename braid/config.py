@@ -519,16 +519,16 @@ def _names_beside(loc: tuple[int | str, ...], model: type[Model]) -> list[str]:
 
 
 def build(
-    experiment: Experiment, states: Mapping[str, Mapping[str, Any]], meta: bool = False
+    experiment: Experiment, states: Mapping[str, Mapping[str, Any]], undrawn: bool = False
 ) -> Braid:
     """Make the model of an experiment.
 
     Args:
         experiment: what to build.
         states: modality -> what `Modality.state` returned (vocabularies and the like).
-        meta: make parameters without memory, for `storage.fill`; modalities and processes are real.
+        undrawn: leave the weights without numbers, for `storage.fill`.
     """
-    place = torch.device("meta") if meta else contextlib.nullcontext()
+    place = storage.undrawn if undrawn else contextlib.nullcontext
     strands = {}
     for name, config in experiment.strands.items():
         modality = make_modality(name, config)
@@ -537,9 +537,9 @@ def build(
         if process is not None:
             process = process.bind(modality)  # its tables are real
         width = experiment.transformer.width
-        with place:
+        with place():
             strands[name] = Strand(modality, process, width, sampler, config.weight, config.tied)
-    with place:
+    with place():
         return Braid(strands, Transformer(experiment.transformer), experiment.rule, experiment)
 
 

@@ -240,7 +240,7 @@ class Pipeline:
                     keys,
                     samplers,
                     guidance,
-                    _watch(callback, watch, frames if trajectory else None),
+                    _watch(callback, watch, frames if trajectory else None, len(before)),
                     make if cache is None else cache,
                 )
                 for row, i in enumerate(chunk):
@@ -250,10 +250,7 @@ class Pipeline:
                     ]
                     mine = [
                         dataclasses.replace(
-                            f,
-                            part=f.part - len(before),
-                            state=f.state[row : row + 1],
-                            belief=f.belief[row : row + 1],
+                            f, state=f.state[row : row + 1], belief=f.belief[row : row + 1]
                         )
                         for f in frames
                     ]
@@ -624,7 +621,7 @@ def load(
     experiment = config.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
     weights = folder / "model.safetensors"
-    braid = config.build(experiment, states, meta=weights.is_file())
+    braid = config.build(experiment, states, undrawn=weights.is_file())
     if weights.is_file():
         storage.fill(braid, storage.read_each(weights), str(weights))
     else:
@@ -718,14 +715,16 @@ def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:
 
 
 def _watch(
-    callback: Callback | None, watch: Watch | None, frames: list[Frame] | None
+    callback: Callback | None, watch: Watch | None, frames: list[Frame] | None, before: int
 ) -> Watch | None:
+    """Return what is called at each network call; parts are numbered without those `before`."""
     if callback is None and watch is None and frames is None:
         return None
     calls = 0
 
     def watch_all(frame: Frame) -> bool:
         nonlocal calls
+        frame = dataclasses.replace(frame, part=frame.part - before)
         if frames is not None:
             frames.append(
                 dataclasses.replace(

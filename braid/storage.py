@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from braid.errors import BraidError
 
@@ -177,8 +178,33 @@ def adopt(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
             tensor.copy_(tensors[name])
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        module = getattr(func, "__module__", None)
+        if func in (Tensor.normal_, Tensor.uniform_) or module == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Make modules without initial weights, for `fill`.
+
+    Memory that nothing is written to is none: the system gives it when it is touched. (The meta
+    device would do too, but makes torch import its compiler, which takes longer than an answer of
+    a small model.)
+    """
+    with _Undrawn():
+        yield
+
+
 def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    """Put tensors in the places of a model that was made on the meta device, one by one.
+    """Put tensors in the places of the weights of a model that `undrawn` made, one by one.
 
     The model takes their precision. Weights that are tied stay tied; where both names of a tied
     weight have a tensor, both have to be the same.
