@@ -7,9 +7,7 @@ and no more than one released tensor is held beside the model.
 from __future__ import annotations
 
 import json
-import shutil
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from braid import hub, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
-from braid.families import parts
 from braid.families.checkpoint import INDEX, Checkpoint
-from braid.families.family import Config, Family, Plan, Step, as_found, plan
-from braid.modalities import MODALITIES, ReleasedText
+from braid.families.family import Config, Family, Plan, Step, plan
 
 SMALL = (
     "config.json",
@@ -42,7 +38,7 @@ SMALL = (
 )
 """Text files of a released folder that travel with the model and are written back."""
 
-WANTED = (*SMALL, "*.json", "*.safetensors")
+WANTED = (*SMALL, "*.safetensors")
 """What is fetched from the Hub: no pickle, no code."""
 
 TENSORS = "tensors.json"
@@ -72,7 +68,6 @@ def find(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
 ) -> Path | None:
     """Return the folder of a released model: itself, or a Hub id's in the cache.
 
@@ -87,13 +82,7 @@ def find(
     if Path(place).exists() or str(place).startswith("runs/") or not hub.named(str(place)):
         return None
     return hub.fetch(
-        "model",
-        str(place),
-        WANTED,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
+        "model", str(place), WANTED, revision=revision, token=token, cache_dir=cache_dir
     )
 
 
@@ -139,42 +128,20 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> Released:
         )
     checkpoint = Checkpoint(folder)
     files[TENSORS] = json.dumps({n: [e.file, e.dtype] for n, e in checkpoint.entries.items()})
-    cuts = parts.cut(family, config, checkpoint)
-    try:
-        return _load(folder, family, config, files, checkpoint, cuts, dtype)
-    except BaseException:
-        parts.remove(cuts)
-        raise
-
-
-def _load(
-    folder: Path,
-    family: Family,
-    config: Config,
-    files: dict[str, str],
-    checkpoint: Checkpoint,
-    cuts: Mapping[str, parts.Cut],
-    dtype: torch.dtype | None,
-) -> Released:
-    """Read a release whose frozen networks are cut out."""
-    places = {name: str(cut.place) for name, cut in cuts.items()}
-    experiment = family.experiment(config, {**files, **places})
+    experiment = family.experiment(config, files)
     states = {
         name: {"files": files}
         for name, strand in experiment.strands.items()
-        if issubclass(MODALITIES[strand.modality["kind"]], ReleasedText)
+        if strand.modality["kind"] == "released_text"
     }
     braid = configuration.build(experiment, states, undrawn=True)
-    steps = planned(family, config, braid, checkpoint.entries)
-    rest = checkpoint.entries.keys() - {n for cut in cuts.values() for n in cut.names}
-    steps.check(rest, repr(str(folder)))
+    steps = planned(family, config, braid)
+    steps.check(checkpoint.entries, repr(str(folder)))
     shapes = {n: tuple(p.shape) for n, p in braid.named_parameters(remove_duplicate=False)}
     present = [s for s in steps.steps if all(n in checkpoint.entries for n in s.released)]
-    parts.check_shapes(present, checkpoint, shapes)
+    _check_shapes(present, checkpoint, shapes)
     dtype = dtype or checkpoint.dtype(steps.released())
     storage.fill(braid, _tensors(present, checkpoint, shapes, dtype), repr(str(folder)))
-    for cut in cuts.values():  # modalities read there when they are first used
-        weakref.finalize(braid, shutil.rmtree, cut.place.parent, ignore_errors=True)
     return Released(braid, experiment, family, _notes(config, files))
 
 
@@ -184,13 +151,33 @@ def small_files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
 
 
-def planned(family: Family, config: Config, braid: Braid, found: Iterable[str]) -> Plan:
-    """Return the plan between a release, in which these names are found, and a model."""
+def planned(family: Family, config: Config, braid: Braid) -> Plan:
+    """Return the plan between a release and a model."""
     first = {id(p): name for name, p in reversed([*braid.named_parameters(remove_duplicate=False)])}
     names = [name for name, _ in braid.named_parameters(remove_duplicate=False)]
     own = [name for name in names if name in first.values()]
-    tied = [name for name in names if name not in own]
-    return as_found(plan(family, config, own, tied), family.former, found)
+    return plan(family, config, own, [name for name in names if name not in own])
+
+
+def _check_shapes(
+    steps: list[Step], checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Run all steps on the meta device, where nothing is read."""
+    for step in steps:
+        given = [checkpoint.entries[name].shape for name in step.released]
+        wanted = [shapes[name] for name in step.own]
+        try:
+            with torch.device("meta"):
+                made = step.way.read([torch.empty(shape) for shape in given], wanted)
+        except (RuntimeError, IndexError, ValueError):
+            made = []
+        if [tuple(t.shape) for t in made] != wanted:
+            told = ", ".join(map(repr, step.released))
+            raise BraidError(
+                f"tensor {told} of {str(checkpoint.folder)!r} has shape "
+                f"{', '.join(map(str, given))}, which does not give {', '.join(step.own)} of shape "
+                f"{', '.join(map(str, wanted))}; config.json belongs to other weights"
+            )
 
 
 def _tensors(
