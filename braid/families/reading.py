@@ -38,7 +38,7 @@ SMALL = (
 )
 """Text files of a released folder that travel with the model and are written back."""
 
-WANTED = (*SMALL, "*.safetensors")
+WANTED = (*SMALL, "*.json", "*.safetensors")
 """What is fetched from the Hub: no pickle, no code."""
 
 TENSORS = "tensors.json"
@@ -68,6 +68,7 @@ def find(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Path | None:
     """Return the folder of a released model: itself, or a Hub id's in the cache.
 
@@ -82,7 +83,13 @@ def find(
     if Path(place).exists() or str(place).startswith("runs/") or not hub.named(str(place)):
         return None
     return hub.fetch(
-        "model", str(place), WANTED, revision=revision, token=token, cache_dir=cache_dir
+        "model",
+        str(place),
+        WANTED,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
     )
 
 
