@@ -1,13 +1,13 @@
 """Write docs/results.md from docs/results/*.json, and take the numbers of a run into a new file.
 
 python docs/make_results.py
-python docs/make_results.py add RUN --name scenes-fudoki --machine "2 CPU cores"
+python docs/make_results.py add RUN --name scenes-fudoki --machine "2 CPU cores" --panel TITLE
 
 A file of a run is {"recipe", "paradigm", "seed", "machine", "minutes", "train_steps",
 "train_tokens", "parameters", "versions", "date", "numbers": {name: number}}; what is not known is
 null. An interval stands under NAME_low and NAME_high, a remark under NAME_note. A codec's file has
 "codec" instead of "paradigm". What `braid compare` writes, {"paradigms": {name: numbers}}, is read
-too.
+too. A panel of the run's report is copied to docs/images/NAME.png and shown below the table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
+IMAGES = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "results.md"
 ORDER = ("codecs", "scenes", "speech", "emoji", "cifar10", "digits", "mini")
 """Recipes in the order of the page; others follow by name."""
@@ -112,8 +114,17 @@ def section(recipe: str, runs: Sequence[Entry]) -> str:
             lines.append(row(title, cells))
     names = dict.fromkeys(name for run in runs for name in run["numbers"] if is_shown(name))
     lines += [row(f"`{name}`", [cell(run["numbers"], name) for run in runs]) for name in names]
-    found = remarks(runs, heads)
-    return "\n".join([*lines, "", *found, *([""] if found else [])])
+    blocks = [lines, remarks(runs, heads), pictures(runs, heads)]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def pictures(runs: Sequence[Entry], heads: Sequence[str]) -> list[str]:
+    """Return the panels of the runs that have one in docs/images."""
+    return [
+        f"{head}:\n\n![{run['file']}](images/{run['file']}.png)\n"
+        for run, head in zip(runs, heads, strict=True)
+        if (IMAGES / f"{run['file']}.png").is_file()
+    ]
 
 
 def shared(runs: Sequence[Entry]) -> list[str]:
@@ -186,6 +197,7 @@ def add(
     machine: str | None = None,
     paradigm: str | None = None,
     folder: Path = RESULTS,
+    panel: str | None = None,
 ) -> Path:
     """Write FOLDER/NAME.json from an evaluated run or a codec's folder; return its path.
 
@@ -195,6 +207,7 @@ def add(
         machine: what it was trained on; otherwise what the report says it was measured on.
         paradigm: of the run; otherwise the one whose processes and rule the experiment has.
         folder: where results lie.
+        panel: title of the panel of the report that is shown on the page.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"--name {name!r}: use lower case letters, digits, '-', '_' and '.'")
@@ -214,8 +227,21 @@ def add(
     # the file's own date: the report does not hold one
     entry["date"] = datetime.fromtimestamp(source.stat().st_mtime, UTC).date().isoformat()
     entry["numbers"] = entry.pop("numbers")  # last in the file
+    if panel is not None:
+        shutil.copyfile(sheet_of(run, panel), IMAGES / f"{name}.png")
     path = folder / f"{name}.json"
     path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def sheet_of(run: Path, panel: str) -> Path:
+    """Return the file of a panel of an evaluated run."""
+    from braid.evaluation.sheets import file_name
+
+    path = run / "panels" / f"{file_name(panel)}.png"
+    if not path.is_file():
+        there = sorted(p.stem for p in path.parent.glob("*.png"))
+        raise ValueError(f"{str(run)!r} shows no panel {panel!r}; it has {', '.join(there) or '-'}")
     return path
 
 
@@ -284,10 +310,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adding.add_argument("--name", required=True, help="of the file, such as scenes-fudoki")
     adding.add_argument("--machine", help="what it was trained on, such as '2 CPU cores'")
     adding.add_argument("--paradigm", help="of the run, where its processes do not tell it")
+    adding.add_argument("--panel", help="title of a panel of the report to show on the page")
     given = parser.parse_args(arguments)
     try:
         if given.command == "add":
-            print(f"wrote {add(given.run, given.name, given.machine, given.paradigm)}")
+            made = add(given.run, given.name, given.machine, given.paradigm, panel=given.panel)
+            print(f"wrote {made}")
         PAGE.write_text(page(), encoding="utf-8")
     except ValueError as e:
         sys.exit(str(e))

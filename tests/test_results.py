@@ -139,3 +139,11 @@ def test_bounds_intervals_and_missing_numbers_are_told(results):
     assert shown["a_nats"] == "<= 12.5 [12.0, 13.0]"
     assert shown["b_bits_per_symbol"] == "2.000"
     assert (shown["count"], shown["none"], shown["words"]) == ("12,345", "-", "4 of 100")
+
+
+def test_a_panel_that_the_report_lacks_is_refused_with_those_it_has(results, run, tmp_path):
+    (run / "panels").mkdir(exist_ok=True)
+    (run / "panels" / "drawn.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="no panel 'Captions'; it has .*drawn"):
+        results.add(run, "toy", folder=tmp_path, panel="Captions")
+    assert not list(tmp_path.iterdir())

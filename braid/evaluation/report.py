@@ -19,7 +19,7 @@ from PIL import Image
 from braid import config, rules, storage
 from braid.config import Experiment, StrandConfig
 from braid.errors import BraidError
-from braid.evaluation import animate, html
+from braid.evaluation import animate, html, sheets
 from braid.evaluation.evaluation import Evaluation, Number
 from braid.evaluation.html import Html, element
 from braid.samplers import suitable
@@ -64,7 +64,7 @@ _MOST_FRAMES = 48
 
 
 def write(out: Path, experiment: Experiment, result: Evaluation) -> Path:
-    """Write report.json and report.html into a run directory.
+    """Write report.json, report.html and the panels as panels/*.png into a run directory.
 
     Args:
         out: run directory; metrics.jsonl and samples/ in it are shown where they exist.
@@ -77,6 +77,7 @@ def write(out: Path, experiment: Experiment, result: Evaluation) -> Path:
     storage.writable(out)
     facts = {**result.numbers, **about(experiment)}
     write_json(out / "report.json", facts)
+    sheets.save(out / "panels", result.panels)
     numbers = result.numbers
     body = [
         _head(experiment, numbers),
