@@ -234,6 +234,18 @@ def export(
     print(convert_commands.export(source, folder))
 
 
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval's own command, which then knows --model braid; all options are lm-eval's."""
+    from braid.clients.lm_eval import main
+
+    main(context.args)
+
+
 @app.command()
 def push(
     model: Annotated[str, typer.Argument(help="A run directory or a saved model.")],

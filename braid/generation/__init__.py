@@ -2,13 +2,14 @@
 
 from braid.generation.approximate import BlockCache
 from braid.generation.context import CachedContext, Context, Place, RereadContext
-from braid.generation.generate import Frame, Generated, Known, Opening, Watch, generate
+from braid.generation.generate import Finished, Frame, Generated, Known, Opening, Watch, generate
 from braid.generation.likelihood import Nats, nats
 
 __all__ = [
     "BlockCache",
     "CachedContext",
     "Context",
+    "Finished",
     "Frame",
     "Generated",
     "Known",

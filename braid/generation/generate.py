@@ -78,6 +78,10 @@ Watch = Callable[[Frame], bool | None]
 """Called at every network call; returning False stops there, and the belief is the result."""
 
 
+Finished = Callable[[Tensor], Tensor]
+"""Tokens [B, n, ...] of an opening so far -> [B] bool, the rows that need no more."""
+
+
 @dataclass
 class Generated:
     """Tokens of each part, [B, n, ...], and how many network calls they took.
@@ -109,6 +113,7 @@ def generate(
     guidance: float = 1.0,
     watch: Watch | None = None,
     make_context: Callable[[Braid, int], Context] = make,
+    finished: Finished | None = None,
 ) -> Generated:
     """Fill the openings of B rows in order.
 
@@ -120,8 +125,10 @@ def generate(
         guidance: weight of the conditional prediction against the one without the other parts.
         watch: called at every network call.
         make_context: makes the contexts.
+        finished: ends rows of an opening besides those that their modality ends.
     """
-    return _Generation(braid, parts, keys, samplers or {}, guidance, watch, make_context).run()
+    options = (samplers or {}, guidance, watch, make_context, finished)
+    return _Generation(braid, parts, keys, *options).run()
 
 
 class _Generation:
@@ -134,9 +141,11 @@ class _Generation:
         guidance: float,
         watch: Watch | None,
         make_context: Callable[[Braid, int], Context],
+        finished: Finished | None,
     ) -> None:
         self.braid, self.parts, self.samplers = braid, parts, samplers
         self.guidance, self.watch, self.make_context = guidance, watch, make_context
+        self.finished = finished
         self.keys = keys.to(braid.device)
         self.rows = len(keys)
         self.out = Generated(
@@ -214,7 +223,10 @@ class _Generation:
             blocks.append(x)
             written.append(valid)
             done += n
-            alive = alive & ~modality.finished(torch.cat(blocks, 1))
+            so_far = torch.cat(blocks, 1)
+            alive = alive & ~modality.finished(so_far)
+            if self.finished is not None:
+                alive = alive & ~self.finished(so_far)
             if last and not (done < total and bool(alive.any())):
                 break  # nothing will read it
             for reader, place in readers:

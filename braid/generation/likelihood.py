@@ -25,16 +25,24 @@ class Nats:
         kind: "exact", "bound" (an upper bound, estimated from random times) or "none" (the process
             has neither; value is NaN).
         symbols: [documents] number of symbols or numbers that were scored.
+        greedy: [documents] whether each scored symbol is the likeliest after those before it; None
+            where the likelihood is not exact.
     """
 
     value: Tensor
     kind: Literal["exact", "bound", "none"]
     symbols: Tensor
+    greedy: Tensor | None = None
 
 
 @torch.no_grad()
 def nats(
-    braid: Braid, documents: Sequence[Document], times: int = 16, seed: int = 0, rows: int = 256
+    braid: Braid,
+    documents: Sequence[Document],
+    times: int = 16,
+    seed: int = 0,
+    rows: int = 256,
+    samples: Sequence[int] | None = None,
 ) -> Nats:
     """Score the target spans of documents, given their other spans.
 
@@ -44,6 +52,8 @@ def nats(
         times: random times a document for a bound; one in each of as many equal slices of time.
         seed: of times and noise.
         rows: documents in a batch.
+        samples: number of the random stream of each document, the same for those that shall have
+            the same times and noise; None counts them.
     """
     if times < 1:
         raise BraidError(f"times {times} must be at least 1")
@@ -57,25 +67,28 @@ def nats(
     process = braid.strand(name).process
     if process is None:
         raise BraidError(f"modality {name!r} is read only; it has no likelihood")
-    values, kind = [], "exact" if process.exact else "bound"
+    values, wrong, kind = [], [], "exact" if process.exact else "bound"
+    streams = range(len(documents)) if samples is None else samples
     for first in range(0, len(documents), rows):
         chunk = documents[first : first + rows]
-        samples = [[first + i] for i in range(len(chunk))]
         batch = pack(
-            [[d] for d in chunk], braid.placements, samples=samples, twins=braid.rule.cacheable
+            [[d] for d in chunk],
+            braid.placements,
+            samples=[[streams[first + i]] for i in range(len(chunk))],
+            twins=braid.rule.cacheable,
         ).to(braid.device)
-        value = (
-            _exact(braid, batch, name, process)
-            if process.exact
-            else _bound(braid, batch, name, process, times, seed)
-        )
+        if process.exact:
+            value, missed = _exact(braid, batch, name, process)
+            wrong.append(missed.cpu())
+        else:
+            value = _bound(braid, batch, name, process, times, seed)
         if value is None:
             kind, value = "none", torch.full((len(chunk),), torch.nan)
         values.append(value.cpu())
     symbols = torch.tensor(
         [sum(int(s.targets.sum()) * max(1, s.tokens[0].numel()) for s in d) for d in documents]
     )
-    return Nats(torch.cat(values), kind, symbols)
+    return Nats(torch.cat(values), kind, symbols, torch.cat(wrong) == 0 if wrong else None)
 
 
 def _predict(braid: Braid, batch: Batch, name: str, noised: Noised) -> Tensor:
@@ -95,12 +108,15 @@ def _sum(value: Tensor, batch: Batch, name: str) -> Tensor:
     return torch.zeros(B, dtype=torch.float64, device=value.device).index_add(0, row, value)
 
 
-def _exact(braid: Braid, batch: Batch, name: str, process: Process) -> Tensor:
+def _exact(braid: Braid, batch: Batch, name: str, process: Process) -> tuple[Tensor, Tensor]:
+    """Return each row's nats, and how many of its symbols are not the likeliest."""
     clean = batch.tokens[name]
     noised = Noised(clean, clean, clean, torch.ones(len(clean), device=clean.device))
-    value = process.bound(_predict(braid, batch, name, noised), noised)
+    prediction = _predict(braid, batch, name, noised)
+    value = process.bound(prediction, noised)
     assert value is not None, "an exact process has a likelihood"
-    return _sum(value, batch, name)
+    missed = process.belief(prediction, clean, 1.0) != clean
+    return _sum(value, batch, name), _sum(missed.view(len(clean), -1).any(1), batch, name)
 
 
 def _bound(
@@ -121,7 +137,9 @@ def _bound(
         noised = process.corrupt(space, clean, time, keys)
         prediction = _predict(braid, batch, name, noised)
         value = (
-            process.bound(prediction, noised) if k < times else process.terminal(prediction, noised)
+            process.bound(prediction, noised, keys)
+            if k < times
+            else process.terminal(prediction, noised)
         )
         if value is None:
             return None

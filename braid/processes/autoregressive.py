@@ -65,7 +65,7 @@ class Autoregressive(Process):
         """Return 1 for each token."""
         return evenly(noised)
 
-    def bound(self, prediction: Tensor, noised: Noised) -> Tensor:
+    def bound(self, prediction: Tensor, noised: Noised, rng: Rng | None = None) -> Tensor:
         """Return the exact nats of each token."""
         return per_token_sum(cross_entropy(prediction, noised.clean))
 

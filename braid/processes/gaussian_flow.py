@@ -145,7 +145,7 @@ class GaussianFlow(Process):
         da, ds = (each(x, noisy) for x in self.rates(time))
         return da * clean + ds * noise
 
-    def bound(self, prediction: Tensor, noised: Noised) -> Tensor:
+    def bound(self, prediction: Tensor, noised: Noised, rng: Rng | None = None) -> Tensor:
         """Return the bound's integrand, 1/2 d SNR / dt |x1 - estimate|^2 (arXiv:2107.00630)."""
         t = noised.time.double()
         (a, s), (da, ds) = self.alpha_sigma(t), self.rates(t)

@@ -91,7 +91,7 @@ class Masked(Process):
             weight = self.path.rate(time, size)
         return factor * each(weight, factor)
 
-    def bound(self, prediction: Tensor, noised: Noised) -> Tensor:
+    def bound(self, prediction: Tensor, noised: Noised, rng: Rng | None = None) -> Tensor:
         """Return kappa' / (1 - kappa) times the nats of the masked symbols (MDLM)."""
         nats = self._masked_entropy(prediction, noised)
         return per_token_sum(nats * each(self.path.rate(noised.time, prediction.shape[-1]), nats))

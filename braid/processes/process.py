@@ -108,10 +108,11 @@ class Process:
         """
         return None
 
-    def bound(self, prediction: Tensor, noised: Noised) -> Tensor | None:
+    def bound(self, prediction: Tensor, noised: Noised, rng: Rng | None = None) -> Tensor | None:
         """Return nats [N]: the likelihood where `exact`, else an upper bound's integrand.
 
         The integrand is taken at `noised.time`, before the horizon. None where no bound is known.
+        A bound that is estimated by drawing takes `rng`; None draws by the place in the batch.
         """
         return None
 
