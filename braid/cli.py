@@ -247,6 +247,36 @@ def lm_eval(context: typer.Context) -> None:
 
 
 @app.command()
+def draw(
+    model: Annotated[str, typer.Argument(help="A run directory, a saved model, or a Hub id.")],
+    prompts: Annotated[
+        Path, typer.Argument(help="GenEval's metadata (JSONL), or DPG-Bench's folder of ID.txt.")
+    ],
+    kind: Annotated[str, typer.Option("--for", help="geneval or dpg.")] = "geneval",
+    out: Out = None,
+    n: Annotated[int, typer.Option("--n", help="Pictures a prompt; 1 or 4 for dpg.")] = 4,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps.")] = None,
+    guidance: Annotated[
+        float, typer.Option("--guidance", help="Weight of the condition; 1 is no guidance.")
+    ] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of drawing symbols.")
+    ] = None,
+    seed: Seed = 0,
+    rows: Annotated[int, typer.Option("--rows", help="Pictures that are drawn together.")] = 64,
+    device: Device = None,
+) -> None:
+    """Draw a benchmark's prompts into the folder that its evaluation reads; goes on by itself."""
+    from braid import commands
+
+    out = out or Path("runs") / kind
+    for line in commands.draw(
+        model, prompts, kind, out, n, steps, guidance, temperature, seed, rows, device
+    ):
+        print(line)
+
+
+@app.command()
 def push(
     model: Annotated[str, typer.Argument(help="A run directory or a saved model.")],
     repository: Annotated[str, typer.Argument(help="owner/name on the Hub.")],

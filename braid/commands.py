@@ -349,6 +349,38 @@ def sample(
         yield str(trajectory)
 
 
+def draw(
+    model: str,
+    prompts: Path,
+    kind: str,
+    out: Path,
+    n: int = 4,
+    steps: int | None = None,
+    guidance: float = 1.0,
+    temperature: float | None = None,
+    seed: int = 0,
+    rows: int = 64,
+    device: str | None = None,
+) -> Iterator[str]:
+    """Draw a benchmark's prompts, see `braid.clients.drawings.draw`; yields a line for each."""
+    from braid import pipeline
+    from braid.clients import drawings
+
+    yield from drawings.draw(
+        pipeline.load(model, device),
+        kind,
+        prompts,
+        out,
+        n=n,
+        steps=steps,
+        guidance=guidance,
+        temperature=temperature,
+        seed=seed,
+        rows=rows,
+        model=model,
+    )
+
+
 def push(
     model: str,
     repository: str,
