@@ -284,28 +284,51 @@ class MetricPath(Path):
         """Return d beta / dt."""
         return self.c * self.a * time ** (self.a - 1) * (1 - time) ** (-self.a - 1)
 
-    def distances(self, clean: Tensor, like: Tensor) -> Tensor:
-        """Return d(x, x1) to every symbol, [N, V]; O(V) a symbol, or a look-up in a small table."""
+    def distances(self, clean: Tensor, like: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return d(x, x1) to every symbol, [N, V], in `out` if it is given.
+
+        O(V) a symbol, or a look-up in a small table.
+        """
         V = len(self.table)
         if V * V > _SMALL:
-            return self._distances(clean, like)
+            return self._distances(clean, like, out)
         known: dict = self._tables  # type: ignore[attr-defined]
         at = (like.dtype, like.device)
         if at not in known:
             known[at] = self._distances(torch.arange(V, device=like.device), like)
-        return known[at][clean]
+        return known[at][clean] if out is None else torch.index_select(known[at], 0, clean, out=out)
 
-    def _distances(self, clean: Tensor, like: Tensor) -> Tensor:
+    def _distances(self, clean: Tensor, like: Tensor, out: Tensor | None = None) -> Tensor:
+        square = self._squares(clean, like, 1.0, out)
+        square.clamp_(0, 4 if self.distance == "cosine" else 1)
+        return square if self.power == 2 else square.pow_(self.power / 2)
+
+    def _squares(
+        self, clean: Tensor, like: Tensor, scale: Tensor | float, out: Tensor | None
+    ) -> Tensor:
+        """Return scale |x - x1|^2 of the prepared rows, [..., V], up to rounding, in `out`."""
         points = self.points(like)
         near, width = points[clean], self.table.shape[1]
         if self.distance == "ordinal" and width == 1:
-            square = (near[..., :1] - points[:, 0]).square_()
+            square = torch.sub(near[..., :1], points[:, 0], out=out).square_().mul_(scale)
         else:
-            square = torch.cat([-2 * near[..., :width], near[..., [-1, -2]]], -1) @ points.T
-        square.clamp_(0, 4 if self.distance == "cosine" else 1)
+            pair = torch.cat([-2 * near[..., :width], near[..., [-1, -2]]], -1) * scale
+            square = torch.matmul(pair, points.T, out=out)
         # rounding must not put the clean symbol away from itself
-        square.scatter_(-1, clean[..., None], 0)
-        return square if self.power == 2 else square.pow_(self.power / 2)
+        return square.scatter_(-1, clean[..., None], 0)
+
+    def _exponents(self, clean: Tensor, scale: Tensor | float, out: Tensor) -> Tensor:
+        """Write -scale d(x, x1) for clean [n] and all x in `out` [n, V].
+
+        Where d is not looked up, the scale goes into the product of the rows, and a pass over all
+        symbols is saved.
+        """
+        if len(self.table) ** 2 <= _SMALL:
+            return self.distances(clean, out, out).mul_(-scale)
+        square = self._squares(clean, out, scale ** (2 / self.power), out)
+        if self.power == 4:  # a rounding error below 0 is squared away
+            return torch.addcmul(out.new_zeros(()), square, square, value=-1, out=out)
+        return square.clamp_(min=0).pow_(self.power / 2).neg_()
 
     def _apart(self, one: Tensor, other: Tensor, like: Tensor) -> Tensor:
         """Return d of pairs of symbols [n], up to rounding."""
@@ -346,15 +369,22 @@ class MetricPath(Path):
         beta = self.beta(time.clamp(max=1 - 1e-6).float()).flatten()
         mark, x1 = uniform(rng, tuple(clean.shape)).flatten(), clean.flatten()
         noisy = torch.empty_like(x1)
+        space: Tensor | None = None
         for rows in self._blocks(len(x1), x1.device):
-            weight = _decay(self.distances(x1[rows], beta), beta[rows, None])
-            noisy[rows] = invert(weight, mark[rows])[0]
+            # one block for all: fresh memory takes longer than what is computed in it
+            space = beta.new_empty(rows.stop, len(self.table)) if space is None else space
+            scale = beta[rows, None] * math.log2(math.e)
+            e = self._exponents(x1[rows], scale, space[: len(scale)])
+            noisy[rows] = invert(_power(e, e), mark[rows])[0]
         return torch.where(time >= 1, clean, noisy.view_as(clean))
 
     def _blocks(self, rows: int, device: torch.device) -> Iterator[slice]:
         """Split rows so that a wide table is not read again for each few of them."""
         V, width = self.table.shape
-        return blocks(rows, V, device, least=min(64, width // 8) if V * V > _SMALL else 1)
+        if V * V <= _SMALL:
+            return blocks(rows, V, device)
+        # twice the usual block: the many short operations of a jump would take longer to start
+        return blocks(rows, -(-V // 2), device, least=min(64, width // 8))
 
     def jump(self, noisy: Tensor, clean: Tensor, t: float, s: float, rng: Rng, size: int) -> Tensor:
         """Jump with probability 1 - exp(-rate), with beta's exact increment and the midpoint's p.
@@ -383,39 +413,78 @@ class MetricPath(Path):
         self, z: Tensor, x1: Tensor, beta: float, growth: float, u: Tensor, mark: Tensor
     ) -> Tensor:
         """Return where symbols z [n] are next: at z, or where mark [n] leads them."""
-        after = torch.empty_like(z)
+        if not len(z):
+            return z
+        goal, pull = self._pulled(z, x1, beta, mark)
+        return torch.where(u < -torch.expm1(-growth * pull), goal, z)
+
+    def _pulled(self, z: Tensor, x1: Tensor, beta: float, mark: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where marks [n] lead from z in proportion to p(x) (d(z, x1) - d(x, x1))_+.
+
+        Returned are the symbols [n] and the sums of these over x, [n]. Distances from a clean
+        symbol that several share are computed once.
+        """
         known, which = torch.unique(x1, return_inverse=True)
-        shared = 2 * len(known) <= len(x1)
-        if not shared:
-            known, which = x1, torch.arange(len(x1), device=x1.device)
+        if 2 * len(known) > len(x1):
+            return self._pulled_alone(z, x1, beta, mark)
         order = which.argsort()
-        starts = torch.searchsorted(which[order], torch.arange(len(known) + 1, device=z.device))
-        starts = starts.tolist()
-        for part in self._blocks(len(known), z.device):
-            d = self.distances(known[part], u)
-            p = _decay(d, beta)
-            norm = p.sum(-1)
-            members = order[starts[part.start] : starts[min(part.stop, len(known))]]
-            for some in self._blocks(len(members), z.device):
-                rows = members[some]
-                own = which[rows] - part.start
-                near, share = (d[own], p[own]) if shared else (d, p)
-                # from the same row: symbols as far from x1 as z is get no weight by rounding
-                far = near.gather(-1, z[rows, None])
-                weight = share.mul_(torch.sub(far, near.clamp_max_(far), out=near))  # (d_z - d)_+
-                goal, total = invert(weight, mark[rows])
-                rate = growth * total / norm[own]
-                after[rows] = torch.where(u[rows] < -torch.expm1(-rate), goal, z[rows])
-        return after
+        z, mark, own = z[order], mark[order], which[order]
+        ends = torch.searchsorted(own, torch.arange(len(known) + 1, device=z.device)).tolist()
+        scale = beta * math.log2(math.e)
+        goal, total = torch.empty_like(z), torch.empty_like(mark)
+        parts = list(self._blocks(len(known), z.device))
+        most = next(self._blocks(len(z), z.device)).stop
+        # the same blocks for all: fresh memory takes longer than what is computed in it
+        space = mark.new_empty(2, parts[0].stop, len(self.table))
+        copies = mark.new_empty(2, most, len(self.table))
+        for part in parts:
+            e, p = space[:, : part.stop - part.start]
+            norm = _power(self._exponents(known[part], scale, e), p).sum(-1)
+            begin, end = ends[part.start], ends[part.stop]
+            for first in range(begin, end, most):
+                rows = slice(first, min(first + most, end))
+                at = own[rows] - part.start
+                own_e, own_p = copies[:, : len(at)]
+                torch.index_select(e, 0, at, out=own_e)
+                torch.index_select(p, 0, at, out=own_p)
+                goal[rows], pull = _nearer(own_e, own_p, z[rows], mark[rows])
+                total[rows] = pull / (norm[at] * scale)
+        back = order.argsort()
+        return goal[back], total[back]
+
+    def _pulled_alone(
+        self, z: Tensor, x1: Tensor, beta: float, mark: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `_pulled` does where most clean symbols differ: nothing is shared."""
+        scale = beta * math.log2(math.e)
+        goal, total = torch.empty_like(z), torch.empty_like(mark)
+        parts = list(self._blocks(len(x1), z.device))
+        space = mark.new_empty(2, parts[0].stop, len(self.table))
+        for part in parts:
+            e, p = space[:, : part.stop - part.start]
+            norm = _power(self._exponents(x1[part], scale, e), p).sum(-1)
+            goal[part], pull = _nearer(e, p, z[part], mark[part])
+            total[part] = pull / (norm * scale)
+        return goal, total
 
     def progress(self, t: Tensor, size: int) -> Tensor:
         """Return 1 - E[d] / E_0[d], averaged over (at most 64) clean symbols."""
         return torch.from_numpy(np.interp(t.numpy(), *_travelled(self)))
 
 
-def _decay(distance: Tensor, beta: Tensor | float) -> Tensor:
-    """Return exp(-beta d), of which the largest is 1 at the clean symbol; not below 2^-64."""
-    return (distance * (beta * -math.log2(math.e))).clamp_(min=LEAST).exp2_()
+def _power(exponent: Tensor, out: Tensor) -> Tensor:
+    """Write 2 to the exponents, of which the largest is 0 at the clean symbol; not below 2^-64."""
+    return torch.clamp(exponent, min=LEAST, out=out).exp2_()
+
+
+def _nearer(e: Tensor, p: Tensor, z: Tensor, mark: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw x in proportion to p(x) (e(x) - e(z))_+ [n, V] by marks [n]; return it and the sums.
+
+    Both arguments are used up. As e(z) is from the same row, symbols as far from x1 as z is get no
+    weight by rounding.
+    """
+    far = e.gather(-1, z[:, None])
+    return invert(p.mul_(e.clamp_min_(far).sub_(far)), mark)
 
 
 @lru_cache(maxsize=16)
