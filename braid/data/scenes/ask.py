@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,11 @@ Asker = Callable[[np.random.Generator, Scene, Sequence[Combination]], Question |
 
 
 def ask(
-    rng: np.random.Generator, scene: Scene, allowed: Sequence[Combination], kind: str | None = None
+    rng: np.random.Generator,
+    scene: Scene,
+    allowed: Sequence[Combination],
+    kind: str | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Question:
     """Return a question about a scene; each kind that the scene allows comes equally often.
 
@@ -40,9 +44,15 @@ def ask(
         scene: what is asked about.
         allowed: the combinations that may be named.
         kind: "color", "shape", "size", "count", "existence", "relation" or "place"; None is any.
+        weights: kind -> how often it is tried first, in place of equally often; 1 where not named.
     """
     kinds = [kind] if kind else list(KINDS)
-    for i in rng.permutation(len(kinds)).tolist():
+    if weights is None:
+        order = rng.permutation(len(kinds))
+    else:
+        share = np.array([weights.get(k, 1.0) for k in kinds])
+        order = rng.choice(len(kinds), len(kinds), replace=False, p=share / share.sum())
+    for i in order.tolist():
         question = KINDS[kinds[i]](rng, scene, allowed)
         if question:
             return question
@@ -147,3 +157,7 @@ KINDS: dict[str, Asker] = {
     "place": _place,
 }
 """Kind of question to what asks it; None where the scene gives no such question."""
+
+TAUGHT = {"relation": 6.0, "existence": 3.0, "size": 2.0}
+"""Weights of kinds in training. A yes or no is right half of the time by chance, and few scenes
+allow a relation: with equally many questions of each kind these are learned last, or not at all."""

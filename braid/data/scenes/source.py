@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braid.data.rows import Row, Source
-from braid.data.scenes.ask import Question, ask
+from braid.data.scenes.ask import TAUGHT, Question, ask
 from braid.data.scenes.compose import Edit, compose, edit, pick
 from braid.data.scenes.language import caption, prompts
 from braid.data.scenes.world import (
@@ -92,7 +92,8 @@ class Scenes(Source):
 
     def _ask(self, i: int, scene: Scene) -> Question:
         """Return the row's question with its answer."""
-        return ask(self._rng(i, "question"), scene, self._named)
+        weights = TAUGHT if self._split == "train" else None
+        return ask(self._rng(i, "question"), scene, self._named, weights=weights)
 
     def _edit(self, i: int, scene: Scene) -> Edit:
         """Return the row's instruction and the scene after it."""
@@ -133,9 +134,10 @@ def scenes(
     Args:
         n: rows; they are made when asked for.
         seed: other seeds give other rows.
-        split: "train" never shows or names a combination of `held_out`; "seen" has test rows of the
-            same kind; in "unseen" every object of a scene is a held-out combination, while a
-            question or the result of an edit may have any.
+        split: "train" never shows or names a combination of `held_out`, and asks more often what is
+            learned last; "seen" has test rows of the same combinations; in "unseen" every object of
+            a scene is a held-out combination, while a question or the result of an edit may have
+            any.
         objects: number of objects in every scene, 1 to 4; None mixes them.
     """
     return Scenes(n, seed, split, objects)
