@@ -14,7 +14,7 @@ from braid.parallel import World
 from braid.recipes import resolve
 from braid.training import Trainer
 from tests.chaos.harness import EXACT, lines
-from tests.data.dirty import corpus
+from tests.data.dirty import PICTURES, corpus
 from tests.parallel.ranks import call
 
 BATCH = 40
@@ -48,7 +48,6 @@ def train(world: World, data: str, out: str, dirty: bool, workers: int) -> dict[
         "skipped": trainer.state.skipped_rows,
         "bad": sorted(made.bad["pictures"]),
         "reasons": dict(Counter(made.bad["pictures"].values())),
-        "kinds": len(made.bad["pictures"]),
     }
 
 
@@ -73,6 +72,7 @@ def main(folder: Path, quick: bool = False) -> str:
         assert samples == broken[0][1], "the order follows from ranks or workers"
     told = broken[0][0]
     return (
-        f"{told['kinds']} bad of {len(clean)} rows, {len(told['reasons'])} reasons counted exactly "
-        f"on {', '.join(f'{r} ranks {w} workers' for r, w in plan)}; all others in their places"
+        f"{len(PICTURES)} strange of {len(clean)} rows, {len(told['bad'])} of them bad, "
+        f"{len(told['reasons'])} reasons counted exactly on "
+        f"{', '.join(f'{r} ranks {w} workers' for r, w in plan)}; all others in their places"
     )

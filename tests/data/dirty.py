@@ -140,6 +140,7 @@ PICTURES: dict[str, tuple[Make, str | None]] = {
     "a JPEG named png": (holding("image", picture(form="JPEG")), None),
     "CMYK": (holding("image", picture("CMYK", form="JPEG")), None),
     "16 bits": (holding("image", sixteen_bits()), None),
+    "grey with alpha": (holding("image", picture("LA")), None),
     "palette with alpha": (holding("image", picture("P", transparency=0)), None),
     "animation": (holding("image", animated()), None),
     "one pixel": (holding("image", picture(size=(1, 1))), None),
