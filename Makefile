@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format clean
+.PHONY: help demo test test-all chaos bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ test-all: $(STAMP) ## every test, the slow ones and those for a GPU too
 
 chaos: $(STAMP) ## kill, damage, fill and stop runs; one line for each disturbance
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
+
+bench: $(STAMP) ## measure what fits on two cores, a line each; writes docs/speed.md
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python docs/make_speed.py
 
 lint: $(STAMP) ## style, format, types and import order
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import Figure, finish, matrix_peak, parser
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,24 +83,12 @@ def error(side: str, symbols: int) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True))
 
 
-def matrix_peak() -> float:
-    """Return operations a second of a large product in float32."""
-    a, times = torch.randn(1024, 1024), []
-    for _ in range(9):
-        since = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - since)
-    return 2 * 1024**3 / min(times)
-
-
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one vocabulary, one run")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    asked = parser(__doc__, "one vocabulary, one run")
+    asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
+    options = asked.parse_args()
     torch.set_num_threads(options.threads)
     repeats = 1 if options.quick else 3
     if options.side:
@@ -144,14 +132,33 @@ def main() -> None:
                 "sides": found,
             }
         )
-    if options.json is not None:
-        facts = {
-            "benchmark": "cross_entropy",
-            "machine": platform.processor() or platform.machine(),
-            "threads": options.threads,
-            "torch": torch.__version__,
-        }
-        options.json.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+    figures = [f for found in results for f in figures_of(found)]
+    finish(options.json, "cross_entropy", figures, results, threads=options.threads)
+
+
+def figures_of(found: dict[str, Any]) -> list[Figure]:
+    """Return memory and time beside the plain form."""
+    what, sides = f"N {found['tokens']}, V {found['symbols']}", found["sides"]
+    ours, plain = sides["chunked"], sides["plain"]
+    return [
+        Figure(
+            f"memory, {what}",
+            ours["peak_bytes"] / 2**20,
+            "MiB",
+            plain["peak_bytes"] / 2**20,
+            "the plain form",
+            found["floor_bytes"] / 2**20,
+            aim=4.0,
+        ),
+        Figure(
+            f"time, {what}",
+            ours["cpu_seconds"],
+            "s",
+            plain["cpu_seconds"],
+            "the plain form",
+            found["floor_seconds"],
+        ),
+    ]
 
 
 if __name__ == "__main__":

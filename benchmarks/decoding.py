@@ -7,16 +7,14 @@ Greedy, random weights, interleaved runs in one process, medians.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from figures import Figure, bandwidth, finish, matrix_peak, parser
 
 from braid import config
 from braid.generation import Known, Opening, generate
@@ -105,10 +103,7 @@ def measure(runs: dict[str, Callable[[], int]], times: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
+    chosen = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     new, times = (16, 2) if chosen.quick else (64, 5)
     results: list[dict[str, Any]] = []
@@ -116,16 +111,32 @@ def main() -> None:
         for rows in (1, 16):
             speed = measure(sides(width, depth, rows, new), times)
             ratio = speed["braid"] / speed["transformers"]
-            results.append({"width": width, "depth": depth, "rows": rows, **speed, "ratio": ratio})
-            print(
-                f"width {width} depth {depth}, {rows:2} rows, {new} tokens: "
-                f"braid {speed['braid']:,.0f}, transformers {speed['transformers']:,.0f} tokens/s, "
-                f"ratio {ratio:.2f}",
-                flush=True,
+            limit = rows / least_seconds(width, depth, rows)
+            results.append(
+                {"width": width, "depth": depth, "rows": rows, **speed, "ratio": ratio}
+                | {"limit": limit}
             )
-    if chosen.json:
-        facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        chosen.json.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+    figures = [
+        Figure(
+            f"{r['rows']} rows, width {r['width']}, depth {r['depth']}",
+            r["braid"],
+            "tokens/s",
+            r["transformers"],
+            "transformers.generate",
+            r["limit"],
+            "more",
+            1 / 1.1 if r["rows"] == 1 else 1.0,
+        )
+        for r in results
+    ]
+    finish(chosen.json, "decoding", figures, results, transformers=version("transformers"))
+
+
+def least_seconds(width: int, depth: int, rows: int) -> float:
+    """Return what a token of all rows takes: its weights are read once, or its products done."""
+    hidden = -(-width * 8 // 3 // 16) * 16
+    weights = depth * (4 * width**2 + 3 * width * hidden) + VOCABULARY * width
+    return max(4 * weights / bandwidth(), 2 * weights * rows / matrix_peak())
 
 
 if __name__ == "__main__":

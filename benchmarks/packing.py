@@ -9,14 +9,13 @@ could hold the tokens if documents could be cut.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from figures import Figure, finish, parser
 
 from braid.layout import fit
 
@@ -86,10 +85,7 @@ def fills(draw: Callable[[random.Random], int], row: int, batch: int, trials: in
 
 def main() -> None:
     """Print the fill of every mix, row and batch."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer batches")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    options = parser.parse_args()
+    options = parser(__doc__, "fewer batches").parse_args()
     trials = 5 if options.quick else 50
     results = []
     print("mix            row  batch   best fit   first fit   alone   limit   us/document")
@@ -102,8 +98,20 @@ def main() -> None:
                     f"{mix:13}{row:5}{batch:7}{f['best']:11.3f}{f['first']:12.3f}"
                     f"{f['alone']:8.3f}{f['limit']:8.3f}{f['microseconds']:14.1f}"
                 )
-    if options.json is not None:
-        options.json.write_text(json.dumps({"benchmark": "packing", "results": results}, indent=1))
+    figures = [
+        Figure(
+            f"fill of {r['row']} tokens, {r['mix']}, {r['batch']} documents",
+            r["best"],
+            "of a row",
+            r["alone"],
+            "a row for each document",
+            r["limit"],
+            "more",
+        )
+        for r in results
+        if r["row"] == 2048
+    ]
+    finish(options.json, "packing", figures, results)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ arXiv:2502.09992), every symbol above a threshold (arXiv:2505.22618), and that w
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import Figure, finish, parser
 from rich.console import Console
 
 from braid.data.sources import digits
@@ -50,15 +49,14 @@ def trained(folder: Path, minutes: float) -> Pipeline:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--run", type=Path)
+    asked.add_argument("--minutes", type=float, default=3.0)
+    chosen = asked.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        pipe = load(chosen.run) if chosen.run else trained(Path(folder), chosen.minutes)
+        minutes = min(chosen.minutes, 0.5) if chosen.quick else chosen.minutes
+        pipe = load(chosen.run) if chosen.run else trained(Path(folder), minutes)
     held_out = digits("test")
     rows = [held_out[i] for i in range(32 if chosen.quick else len(held_out))]
     documents = [[row["image"], Hole("text", LENGTH)] for row in rows]
@@ -82,14 +80,19 @@ def main() -> None:
             right[name] = sum(same) / len(same)
     took = {name: statistics.median(values) for name, values in seconds.items()}
     plain = took["a symbol a step"]
-    for name in ways:
-        print(
-            f"{name:24} {took[name]:6.2f} s  {plain / took[name]:5.2f} x  right {right[name]:.3f}",
-            flush=True,
+    figures = [
+        Figure(
+            f"{len(rows)} captions, {name}, {right[name]:.3f} right",
+            took[name],
+            "s",
+            plain,
+            f"a symbol a step, {right['a symbol a step']:.3f} right",
+            aim=3.0 if "cache" in name else None,
         )
-    if chosen.json:
-        told = {"torch": torch.__version__, "seconds": took, "right": right}
-        chosen.json.write_text(json.dumps(told, indent=1) + "\n")
+        for name in reversed(ways)
+        if name != "a symbol a step"
+    ]
+    finish(chosen.json, "parallel_decoding", figures, {"seconds": took, "right": right})
 
 
 if __name__ == "__main__":

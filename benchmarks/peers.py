@@ -40,3 +40,45 @@ def peer(name: str, requirements: Sequence[str]) -> Path:
         subprocess.run(install, check=True, stdout=sys.stderr)
         done.touch()
     return python
+
+
+class Remote:
+    """A side of a benchmark in a peer's environment: it does what it is asked for, line by line.
+
+    It prints a greeting and then one answer for each line it reads; both begin with "@", so that
+    whatever else a package prints is passed over.
+
+    Attributes:
+        greeting: the words of its first line.
+    """
+
+    def __init__(self, python: Path, script: str, arguments: Sequence[str]) -> None:
+        """Start it and wait until it is ready."""
+        self.process = subprocess.Popen(
+            [str(python), script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.greeting = self._read()
+
+    def _read(self) -> list[str]:
+        """Return the words of the next line that begins with a mark."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("@"):
+                return line[1:].split()
+        raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+
+    def ask(self, line: str) -> tuple[float, ...]:
+        """Let it do what a line says; return the numbers that it answers with."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return tuple(float(word) for word in self._read())
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()

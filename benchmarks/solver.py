@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from figures import Figure, finish, parser
 
 REQUIREMENTS = ["flow_matching==1.0.10"]
 SHAPES = [(576, 16384), (500, 102400)]
@@ -167,11 +169,9 @@ def worker(python: Path, *arguments: object) -> object:
 
 def main() -> None:
     """Measure, print a table, and write it where it is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer steps and turns")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    asked = parser(__doc__, "fewer steps and turns")
+    asked.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    args = asked.parse_args()
     if args.worker:
         what, n, V, *rest = args.worker
         result = (
@@ -181,18 +181,11 @@ def main() -> None:
         )
         print(REPORT + json.dumps(result))
         return
-    import torch
     from peers import peer  # pyright: ignore[reportMissingImports]
 
     python = peer("flow-matching", REQUIREMENTS)
     steps, repeats = (8, 1) if args.quick else (16, 3)
-    report: dict[str, object] = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "peer": REQUIREMENTS[0],
-        "steps": steps,
-        "shapes": {},
-    }
+    results: list[dict[str, Any]] = []
     share = sum(1 / i for i in range(1, steps + 1)) / steps
     for n, V in SHAPES:
         spent: dict[str, float] = worker(python, "times", n, V, steps, repeats)  # type: ignore[assignment]
@@ -209,13 +202,29 @@ def main() -> None:
         for name in spent:
             if name.startswith("metric"):
                 print(f"{name}: {spent[name] / plain:.2f}x the mixture step, all drawn")
-        report["shapes"][f"N{n} V{V}"] = {  # type: ignore[index]
-            "ms": spent,
-            "MiB": used,
-            "floor_ms": floor,
-        }
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        results.append(
+            {"N": n, "V": V, "steps": steps, "ms": spent, "MiB": used, "floor_ms": floor}
+        )
+    figures = [f for found in results for f in figures_of(found, share)]
+    finish(args.json, "solver", figures, results, peer=REQUIREMENTS[0])
+
+
+def figures_of(found: dict[str, Any], share: float) -> list[Figure]:
+    """Return what is told of a shape; `share` of the symbols jump in a mean step."""
+    ms, used, shape = found["ms"], found["MiB"], f"N {found['N']}, V {found['V']}"
+    floor, plain, beside = found["floor_ms"], ms["mixture, all drawn"], "flow_matching"
+    figures = [
+        Figure(
+            f"mixture step, {shape}", ms["mixture"], "ms", ms["peer"], beside, floor * share, aim=10
+        ),
+        Figure(f"memory of it, {shape}", used["mixture"], "MiB", used["peer"], beside, aim=5),
+        Figure(f"mask step, {shape}", ms["mask"], "ms", ms["peer"], beside, floor * share),
+    ]
+    return figures + [
+        Figure(f"{name} step, {shape}", ms[name], "ms", plain, "a mixture step", floor, aim=0.5)
+        for name in ms
+        if name.startswith("metric")
+    ]
 
 
 if __name__ == "__main__":

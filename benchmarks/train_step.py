@@ -16,20 +16,17 @@ measured in the same run. Seconds of CPU are given too: they matter where a mach
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from peers import peer
+from figures import Figure, finish, matrix_peak, parser
+from peers import Remote, peer
 
 PEER = "transfusion-pytorch==0.20.0"
 
@@ -89,10 +86,9 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def braid_side(size: Size, mixed: bool, bf16: bool = False) -> tuple[Step, Any]:
-    """Return the step of a braid, with or without pictures, and the braid."""
+def make_braid(size: Size, mixed: bool) -> Any:
+    """Return a braid with random weights, with or without pictures."""
     from braid import config
-    from braid.layout import Span, pack
 
     text = {
         "kind": "text",
@@ -126,7 +122,14 @@ def braid_side(size: Size, mixed: bool, bf16: bool = False) -> tuple[Step, Any]:
         modality.fit(["a benchmark without data"])
         states[name] = modality.state()
     torch.manual_seed(0)
-    model = config.build(made, states).train()
+    return config.build(made, states)
+
+
+def braid_side(size: Size, mixed: bool, bf16: bool = False) -> tuple[Step, Any]:
+    """Return the step of a braid, with or without pictures, and the braid."""
+    from braid.layout import Span, pack
+
+    model = make_braid(size, mixed).train()
     documents = []
     for _ in range(size.rows):
         spans = [Span("text", torch.randint(256, (size.text if mixed else size.tokens,)))]
@@ -169,16 +172,15 @@ def llama_side(size: Size) -> tuple[Step, Any]:
     return stepper(model, lambda: model(input_ids=symbols, labels=symbols).loss), model
 
 
-def transfusion_side(size: Size) -> tuple[Step, Any]:
-    """Return the step of transfusion-pytorch, and the model; runs in the peer's environment."""
+def make_transfusion(size: Size) -> Any:
+    """Return transfusion-pytorch's model; runs in the peer's environment."""
     from transfusion_pytorch import Transfusion  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
-    shape = (size.side, size.side)
-    model = Transfusion(
+    return Transfusion(
         num_text_tokens=256,
         dim_latent=16,
-        modality_default_shape=shape,
+        modality_default_shape=(size.side, size.side),
         add_pos_emb=True,
         transformer={
             "dim": size.peer_width,
@@ -186,45 +188,16 @@ def transfusion_side(size: Size) -> tuple[Step, Any]:
             "dim_head": size.peer_width // size.peer_heads,
             "heads": size.peer_heads,
         },
-    ).train()
+    )
+
+
+def transfusion_side(size: Size) -> tuple[Step, Any]:
+    """Return the step of transfusion-pytorch, and the model; runs in the peer's environment."""
+    model, shape = make_transfusion(size).train(), (size.side, size.side)
     documents = [
         [torch.randint(256, (size.text,)), torch.randn(*shape, 16)] for _ in range(size.rows)
     ]
     return stepper(model, lambda: model(documents)), model
-
-
-class Remote:
-    """A side in another environment: told on standard input when to do a step."""
-
-    def __init__(self, python: Path, size: Size, threads: int) -> None:
-        """Start it and wait until the model is made."""
-        command = [str(python), __file__, "--serve", size.name, "--threads", str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.parameters = int(self._read()[0])
-
-    def _read(self) -> list[str]:
-        """Return what follows on the next line that begins with a mark."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return line[1:].split()
-        raise RuntimeError(f"{PEER} ended with {self.process.wait()}")
-
-    def timed(self) -> tuple[float, float]:
-        """Do a step; return its seconds and its seconds of CPU."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        wall, cpu = self._read()
-        return float(wall), float(cpu)
-
-    def close(self) -> None:
-        """End it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def timed(step: Step) -> tuple[float, float]:
@@ -243,14 +216,6 @@ def serve(size: Size) -> None:
         print(f"@{wall} {cpu}", flush=True)
 
 
-def matrix_peak() -> tuple[float, float]:
-    """Return operations a second of a large product in float32, by the clock and by CPU time."""
-    n = 1024
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    times = [timed(lambda: float((a @ b)[0, 0])) for _ in range(9)]
-    return 2 * n**3 / min(w for w, _ in times), 2 * n**3 / min(c for _, c in times)
-
-
 def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any]:
     """Return the figures of all sides at a size."""
     from braid.transformer.cost import flops_per_token
@@ -261,20 +226,23 @@ def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any
     steps["llama"], models["llama"] = llama_side(size)
     if bf16:
         steps["mixed bf16"], models["mixed bf16"] = braid_side(size, mixed=True, bf16=True)
-    remote = Remote(peer("transfusion-pytorch", [PEER]), size, threads)
-    runs = {n: (lambda s=s: timed(s)) for n, s in steps.items()} | {"transfusion": remote.timed}
-    times: dict[str, list[tuple[float, float]]] = {n: [] for n in runs}
+    python = peer("transfusion-pytorch", [PEER])
+    remote = Remote(python, __file__, ["--serve", size.name, "--threads", str(threads)])
+    runs: dict[str, Callable[[], tuple[float, ...]]]
+    runs = {n: (lambda s=s: timed(s)) for n, s in steps.items()}
+    runs["transfusion"] = lambda: remote.ask("step")
+    times: dict[str, list[tuple[float, ...]]] = {n: [] for n in runs}
     for again in range(-2, repeats):  # the first two of each side are not counted
         for name, run in runs.items():
             found = run()
             if again >= 0:
                 times[name].append(found)
     remote.close()
-    peak = matrix_peak()
+    peak = matrix_peak(), matrix_peak(time.process_time)
     work = size.rows * size.tokens
     config = models["text"].transformer.config
     floor = work * flops_per_token(config, size.tokens, 257 * size.width)
-    sizes = {n: parameters(m) for n, m in models.items()} | {"transfusion": remote.parameters}
+    sizes = {n: parameters(m) for n, m in models.items()} | {"transfusion": int(remote.greeting[0])}
     sides = {}
     for name, pairs in times.items():
         wall, cpu = (statistics.median(x) for x in zip(*pairs, strict=True))
@@ -330,14 +298,12 @@ def report(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the smallest size, few steps")
-    parser.add_argument("--large", action="store_true", help="82M parameters too")
-    parser.add_argument("--bf16", action="store_true", help="the mixed braid in bfloat16 too")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    asked = parser(__doc__, "the smallest size, few steps")
+    asked.add_argument("--large", action="store_true", help="82M parameters too")
+    asked.add_argument("--bf16", action="store_true", help="the mixed braid in bfloat16 too")
+    asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked.add_argument("--serve", help=argparse.SUPPRESS)
+    options = asked.parse_args()
     torch.set_num_threads(options.threads)
     if options.serve:
         serve(next(s for s in SIZES if s.name == options.serve))
@@ -348,15 +314,26 @@ def main() -> None:
         repeats = 3 if options.quick else 5 if size.name == "82M" else 11
         results.append(measure(size, repeats, options.bf16, options.threads))
         report(results[-1])
-    if options.json is not None:
-        facts = {
-            "benchmark": "train_step",
-            "machine": platform.processor() or platform.machine(),
-            "threads": options.threads,
-            "torch": torch.__version__,
-            "peer": PEER,
-        }
-        options.json.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+    figures = [figure for found in results for figure in figures_of(found)]
+    finish(options.json, "train_step", figures, results, threads=options.threads, peer=PEER)
+
+
+def figures_of(found: dict[str, Any]) -> list[Figure]:
+    """Return what is told of a size; the peer's time is ours times the median of the ratios."""
+    size, floor = found["size"]["name"], found["floor_cpu_seconds"]
+    figures = []
+    for ours, peer_side, beside, aim in (
+        ("mixed", "transfusion / mixed", "transfusion-pytorch", 2.0),
+        ("mixed bf16", "transfusion / mixed bf16", "transfusion-pytorch", 3.0),
+        ("text", "text / llama", "a plain Llama", 1 / 1.1),
+    ):
+        if ours not in found["sides"]:
+            continue
+        seconds, ratio = found["sides"][ours]["cpu_seconds"], found["cpu_ratios"][peer_side]
+        peer_seconds = seconds / ratio if ours == "text" else seconds * ratio
+        what = f"step of {size}, {ours}"
+        figures.append(Figure(what, seconds, "s", peer_seconds, beside, floor, aim=aim))
+    return figures
 
 
 if __name__ == "__main__":

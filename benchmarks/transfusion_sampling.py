@@ -1,0 +1,161 @@
+"""Pictures drawn from text by a braid and by transfusion-pytorch, at equal calls and parameters.
+
+    python benchmarks/transfusion_sampling.py [--quick] [--threads N] [--json FILE]
+
+Both sides read 32 words, and draw a picture in 16 network evaluations, with guidance (each
+evaluation is then two passes) and without. Random weights; whole calls of each side's public
+sampler, by turns, in a process each; medians of processor time. transfusion-pytorch is installed
+into an environment of its own, and uses its key-value cache.
+
+Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
+operations of all passes at the speed of a large matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from typing import Any
+
+import torch
+from figures import Figure, finish, matrix_peak, parser
+from peers import Remote, peer
+from train_step import PEER, SIZES, Size, make_braid, make_transfusion, parameters, timed
+
+CALLS = 16
+
+
+def passes(model: torch.nn.Module, run: Any) -> int:
+    """Return how often a run passes through a module."""
+    seen: list[int] = []
+    hook = model.register_forward_hook(lambda *_: seen.append(1))
+    run()
+    hook.remove()
+    return len(seen)
+
+
+def braid_side(size: Size, rows: int, guidance: float) -> tuple[Any, int, Any]:
+    """Return what draws `rows` pictures, its network evaluations, and the braid."""
+    from braid.generation import Known, Opening, generate
+    from braid.randomness import Keys
+    from braid.samplers import Euler
+
+    model = make_braid(size, mixed=True).eval()
+    prompt = torch.randint(256, (rows, size.text))
+    hole = Opening("image", (size.side, size.side))
+
+    def run() -> int:
+        known = Known("text", list(prompt))
+        samplers = {1: Euler(steps=CALLS)}
+        return generate(model, [known, hole], Keys.of(0, rows).key, samplers, guidance).calls
+
+    return run, run(), model
+
+
+def transfusion_side(size: Size, rows: int, guidance: float) -> tuple[Any, int, Any]:
+    """Return the same of transfusion-pytorch; runs in the peer's environment."""
+    model = make_transfusion(size).eval()
+    prompts = [[torch.randint(256, (size.text,))] for _ in range(rows)]
+
+    def run() -> None:
+        with torch.no_grad():
+            model.sample_many(
+                prompts,
+                force_modality_at_start=(0, (size.side, size.side)),
+                max_length=size.side**2 - 1,  # it ends with the picture
+                modality_steps=CALLS // 2 + 1,  # of the midpoint method: two evaluations each
+                cfg_scale=guidance,
+            )
+
+    reads = 1 + (rows if guidance != 1 else 0)  # of the prompts, and of each row without its own
+    evaluations = passes(model.transformer, run) - reads
+    return run, evaluations // (1 if guidance == 1 else 2), model
+
+
+def serve(size: Size, rows: int, guidance: float) -> None:
+    """Answer each line of standard input with the times of a run."""
+    from loguru import logger  # type: ignore[import-not-found]
+
+    logger.remove()
+    run, calls, model = transfusion_side(size, rows, guidance)
+    print(f"@{parameters(model)} {calls}", flush=True)
+    for _ in sys.stdin:
+        print("@{} {}".format(*timed(run)), flush=True)
+
+
+def measure(size: Size, rows: int, guidance: float, repeats: int, threads: int) -> dict[str, Any]:
+    """Return the figures of both sides."""
+    from braid.transformer.cost import flops_per_token
+
+    run, calls, model = braid_side(size, rows, guidance)
+    serving = ["--serve", size.name, str(rows), str(guidance), "--threads", str(threads)]
+    remote = Remote(peer("transfusion-pytorch", [PEER]), __file__, serving)
+    found, theirs = (int(x) for x in remote.greeting)
+    if calls != theirs:
+        raise RuntimeError(f"{calls} evaluations against {theirs}: nothing to compare")
+    times: dict[str, list[float]] = {"braid": [], "transfusion": []}
+    for again in range(-1, repeats):  # the first is not counted
+        for name, one in (("braid", timed(run)), ("transfusion", remote.ask("run"))):
+            if again >= 0:
+                times[name].append(one[1])
+    remote.close()
+    # a forward pass is a third of a step; pictures also see the text before them
+    one = flops_per_token(model.transformer.config, size.tokens) / 3
+    work = rows * calls * (1 if guidance == 1 else 2) * size.side**2 * one
+    return {
+        "size": size.name,
+        "rows": rows,
+        "guidance": guidance,
+        "evaluations": calls,
+        "parameters": {"braid": parameters(model), "transfusion": found},
+        "cpu_seconds": {n: statistics.median(x) for n, x in times.items()},
+        "ratio": statistics.median(
+            b / a for a, b in zip(times["braid"], times["transfusion"], strict=True)
+        ),
+        "floor_seconds": work / matrix_peak(),
+    }
+
+
+def figure_of(found: dict[str, Any]) -> Figure:
+    """Return what is told of a measurement."""
+    seconds = found["cpu_seconds"]["braid"]
+    guided = "" if found["guidance"] == 1 else ", guided"
+    return Figure(
+        f"{found['rows']} pictures of {found['size']}{guided}",
+        seconds,
+        "s",
+        seconds * found["ratio"],
+        "transfusion-pytorch",
+        found["floor_seconds"],
+        aim=3.0,
+    )
+
+
+def main() -> None:
+    """Measure, print and write."""
+    asked = parser(__doc__, "the smallest size, few runs")
+    asked.add_argument("--threads", type=int, default=1)
+    asked.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    options = asked.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.serve:
+        os.environ["TQDM_DISABLE"] = "1"
+        name, rows, guidance = options.serve
+        serve(next(s for s in SIZES if s.name == name), int(rows), float(guidance))
+        return
+    results = []
+    for size in SIZES[:1] if options.quick else SIZES[:2]:
+        for rows in (1, 8):
+            for guidance in (1.0, 3.0):
+                repeats = 3 if options.quick else 9 if size is SIZES[0] else 5
+                results.append(measure(size, rows, guidance, repeats, options.threads))
+    figures = [figure_of(found) for found in results]
+    finish(
+        options.json, "transfusion_sampling", figures, results, threads=options.threads, peer=PEER
+    )
+
+
+if __name__ == "__main__":
+    main()
