@@ -17,6 +17,7 @@ from braid.processes import Noised
 from braid.randomness import Keys, Rng, derive, seed_of
 from braid.rules import Rule
 from braid.strand import Strand
+from braid.tracing import part
 from braid.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -267,24 +268,27 @@ class Braid(nn.Module):
                 batches; the batch's own if None.
         """
         seed = seed_of(rng)
-        noised = self.corrupt(batch, seed)
-        dropout = None
-        if self.training and self.transformer.config.dropout:
-            dropout = self._dropout_keys(batch, seed)
-        hidden = self.hidden(
-            {n: x.noisy for n, x in noised.items()},
-            {n: x.time for n, x in noised.items()},
-            batch.layout,
-            dropout,
-        ).flatten(0, 1)
+        with part("losses/noise"):
+            noised = self.corrupt(batch, seed)
+            dropout = None
+            if self.training and self.transformer.config.dropout:
+                dropout = self._dropout_keys(batch, seed)
+        with part("losses/transformer"):
+            hidden = self.hidden(
+                {n: x.noisy for n, x in noised.items()},
+                {n: x.time for n, x in noised.items()},
+                batch.layout,
+                dropout,
+            ).flatten(0, 1)
         learned = [n for n in batch.layout.slots if self.strands[n].process is not None]
         own = {n: batch.target[n].sum() for n in learned}
         total, per_strand = torch.zeros((), device=batch.layout.document.device), {}
         for name in learned:
             strand = self.strands[name]
             count = (own if counts is None else counts)[name].clamp(min=1)
-            before = self._before(hidden, batch.layout.slots[name], strand, batch.layout)
-            value = strand.loss(before, noised[name], batch.target[name]) / count
+            with part(f"losses/{name}"):
+                before = self._before(hidden, batch.layout.slots[name], strand, batch.layout)
+                value = strand.loss(before, noised[name], batch.target[name]) / count
             per_strand[name] = value.detach()
             total = total + strand.weight * value
         return Losses(total, per_strand, own)

@@ -285,6 +285,9 @@ class TrainConfig(Model):
     spike: float | None = Field(default=None, gt=0)
     """Skip steps whose gradient norm is this many deviations (median absolute deviation, scaled)
     above the median of the last 100; none looks for no spikes."""
+    profile: bool = False
+    """Write where the time of a few early steps goes to the run's folder: profile/table.txt, and
+    profile/trace.json for a viewer of traces."""
     log_samples: bool = False
     """Write which rows of which source each reported step used to metrics.jsonl."""
     loggers: tuple[Literal["tensorboard", "trackio"], ...] = ()

@@ -25,6 +25,7 @@ from braid.layout import Batch
 from braid.modalities import conversions
 from braid.parallel import World
 from braid.pipeline import load
+from braid.tracing import part
 from braid.training import checkpoint, directory, gradient, interruption
 from braid.training.checkpoint import State
 from braid.training.directory import Resume
@@ -34,6 +35,7 @@ from braid.training.interruption import SAVED, Interruption
 from braid.training.logger import Logger
 from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
+from braid.training.profiling import Profiler
 from braid.training.schedule import rate
 from braid.training.start import learned, start_from
 from braid.transformer.cost import flops_per_token, peak_flops
@@ -258,11 +260,13 @@ class Trainer:
     def _steps(self, logger: Logger, asked: Interruption) -> None:
         """Do steps until the budget is spent or some rank is asked to stop."""
         steps = self._data(asked)
+        profiler = self._profiler(logger)
         clock = time.monotonic()
         try:
             while self.progress < 1:
                 self.world.at(self.state.step, "reading data")
-                data = next(steps, None)
+                with part("data"):
+                    data = next(steps, None)
                 now = time.monotonic()
                 if self._leaving(asked, data is None, now - clock, logger):
                     return
@@ -278,8 +282,18 @@ class Trainer:
                     continue
                 if self._after(data, result, logger, asked):
                     clock = time.monotonic()  # drawing is not training
+                if profiler is not None:
+                    profiler.step()
         finally:
             steps.close()
+            if profiler is not None:
+                profiler.close()
+
+    def _profiler(self, logger: Logger) -> Profiler | None:
+        """Return what watches the first steps, on one rank, where train.profile asks for it."""
+        if not (self.experiment.train.profile and self.world.first):
+            return None
+        return Profiler(self.out / "profile", self.device, logger.say)
 
     def _data(self, asked: Interruption) -> Generator[Step]:
         c, p = self.experiment, self.experiment.parallel
@@ -324,21 +338,26 @@ class Trainer:
         counts = self._counts(batches)
         losses = torch.zeros(1 + len(counts), dtype=torch.float64)
         for batch in batches:
-            with self._precision():
+            with self._precision(), part("losses"):
                 found = self.braid.loss(batch.to(self.device), self.experiment.seed, counts)
-            found.total.backward()
+            with part("gradient"):
+                found.total.backward()
             each = [found.per_strand.get(n, torch.zeros(())) for n in counts]
             losses += torch.stack([x.detach().double().cpu() for x in (found.total, *each)])
         if c.match_weight and self.state.step % c.match_every == 0:
-            self._match()
+            with part("matching"):
+                self._match()
         losses = self.world.total(losses) / self.experiment.parallel.tensor
         total, *rest = losses.tolist()
-        norm = gradient.norm(self.braid.parameters(), self.world)
+        with part("norm"):
+            norm = gradient.norm(self.braid.parameters(), self.world)
         wrong = self.guard.judge(total, norm)
         if wrong is None:
-            gradient.clip(self.braid.parameters(), norm, c.clip)
-            self.optimizer.step()
-            self.ema.update(self.braid, self.state.step + 1)
+            with part("optimizer"):
+                gradient.clip(self.braid.parameters(), norm, c.clip)
+                self.optimizer.step()
+            with part("average"):
+                self.ema.update(self.braid, self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         return Result(total, dict(zip(counts, rest, strict=True)), norm, wrong)
 
