@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from braid.config import Experiment
 from braid.errors import BraidError
@@ -19,7 +22,8 @@ Config = Mapping[str, Any]
 """What a released config.json holds."""
 
 Files = Mapping[str, str]
-"""Name -> text of the small files of a released folder, such as tokenizer.json."""
+"""Name -> text of the small files of a released folder, such as tokenizer.json; and name -> place
+of the frozen networks that were cut out of it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,43 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A frozen network of a release, through which a modality looks; it lies in its own folder.
+
+    Attributes:
+        name: strand-option, such as "image-codec": the modality's option that names the folder.
+        file: name of the safetensors in that folder.
+        build: the network that config.json describes, on the meta device; its tensors have the
+            names that they have in the file.
+        save: writes the folder, given config.json and all tensors.
+        rules: how released tensors map to those of the network, given their names.
+        carried: released names that the network has no use for ({} is a number); they lie beside
+            it until export.
+    """
+
+    name: str
+    file: str
+    build: Callable[[Config], nn.Module]
+    save: Callable[[Config, Mapping[str, Tensor], Path], None]
+    rules: Callable[[Iterable[str]], Sequence[Rule]]
+    carried: tuple[str, ...] = ()
+
+    @property
+    def strand(self) -> str:
+        """Name of the strand that looks through it."""
+        return self.name.rpartition("-")[0]
+
+    @property
+    def option(self) -> str:
+        """The modality's option that names its folder."""
+        return self.name.rpartition("-")[2]
+
+
+def _no_parts(config: Config) -> Sequence[Part]:
+    return ()
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of released models.
 
@@ -47,6 +88,8 @@ class Family:
         experiment: what config.json and the other small files describe: strands, rule, transformer.
         rules: how its tensors map; together they name every tensor of the model, once.
         ignored: released names that hold nothing learned ({} is a number); export leaves them out.
+        parts: the frozen networks that config.json describes.
+        former: how names begin -> how they began in older releases, which are read as well.
     """
 
     name: str
@@ -54,6 +97,8 @@ class Family:
     experiment: Callable[[Config, Files], Experiment]
     rules: Callable[[Config], Sequence[Rule]]
     ignored: tuple[str, ...] = ("model.layers.{}.self_attn.rotary_emb.inv_freq",)
+    parts: Callable[[Config], Sequence[Part]] = _no_parts
+    former: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,12 +183,39 @@ def plan(family: Family, config: Config, own: Iterable[str], tied: Iterable[str]
             f"family {family.name!r} maps {len(lost)} tensors of the model to nothing (first: "
             f"{lost[:1]}), or some of them twice; complete its rules"
         )
-    return Plan([*steps.values()], [_pattern(p) for p in family.ignored])
+    return Plan([*steps.values()], patterns(family.ignored))
+
+
+def part_plan(family: Family, part: Part, config: Config, own: Sequence[str]) -> Plan:
+    """Return the plan between a release and the tensors of one of its frozen networks."""
+    rules = part.rules(own)
+    return plan(replace(family, name=part.name, rules=lambda _: rules), config, own)
+
+
+def as_found(given: Plan, former: Mapping[str, str], names: Iterable[str]) -> Plan:
+    """Return a plan with the released names as they are found: today's, or older ones."""
+    there = set(names)
+
+    def found(name: str) -> str:
+        older = (
+            before + name.removeprefix(now)
+            for now, before in former.items()
+            if name.startswith(now)
+        )
+        return name if name in there else next((n for n in older if n in there), name)
+
+    steps = [replace(s, released=tuple(found(n) for n in s.released)) for s in given.steps]
+    return Plan(steps, given.ignored)
 
 
 def constants(*names: str, value: float = 0.0) -> list[Rule]:
     """Return rules for tensors of the model that no released one corresponds to."""
     return [Rule((), name, Constant(value)) for name in names]
+
+
+def patterns(names: Iterable[str]) -> list[re.Pattern[str]]:
+    """Return what matches names in which {} stands for a number."""
+    return [_pattern(name) for name in names]
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

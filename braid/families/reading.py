@@ -7,7 +7,9 @@ and no more than one released tensor is held beside the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from braid import hub, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
+from braid.families import parts
 from braid.families.checkpoint import INDEX, Checkpoint
-from braid.families.family import Config, Family, Plan, Step, plan
+from braid.families.family import Config, Family, Plan, Step, as_found, plan
+from braid.modalities import MODALITIES, ReleasedText
 
 SMALL = (
     "config.json",
@@ -135,20 +139,44 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> Released:
         )
     checkpoint = Checkpoint(folder)
     files[TENSORS] = json.dumps({n: [e.file, e.dtype] for n, e in checkpoint.entries.items()})
-    experiment = family.experiment(config, files)
+    cuts = parts.cut(family, config, checkpoint)
+    try:
+        return _load(folder, family, config, files, checkpoint, cuts, dtype)
+    except BaseException:
+        parts.remove(cuts)
+        raise
+
+
+def _load(
+    folder: Path,
+    family: Family,
+    config: Config,
+    files: dict[str, str],
+    checkpoint: Checkpoint,
+    cuts: Mapping[str, parts.Cut],
+    dtype: torch.dtype | None,
+) -> Released:
+    """Read a release whose frozen networks are cut out."""
+    places = {name: str(cut.place) for name, cut in cuts.items()}
+    experiment = family.experiment(config, {**files, **places})
     states = {
         name: {"files": files}
+        if issubclass(MODALITIES[strand.modality["kind"]], ReleasedText)
+        else configuration.make_modality(name, strand).state()
         for name, strand in experiment.strands.items()
-        if strand.modality["kind"] == "released_text"
     }
     braid = configuration.build(experiment, states, undrawn=True)
-    steps = planned(family, config, braid)
-    steps.check(checkpoint.entries, repr(str(folder)))
+    steps = planned(family, config, braid, checkpoint.entries)
+    rest = checkpoint.entries.keys() - {n for cut in cuts.values() for n in cut.names}
+    steps.check(rest, repr(str(folder)))
     shapes = {n: tuple(p.shape) for n, p in braid.named_parameters(remove_duplicate=False)}
     present = [s for s in steps.steps if all(n in checkpoint.entries for n in s.released)]
-    _check_shapes(present, checkpoint, shapes)
+    parts.check_shapes(present, checkpoint, shapes)
     dtype = dtype or checkpoint.dtype(steps.released())
     storage.fill(braid, _tensors(present, checkpoint, shapes, dtype), repr(str(folder)))
+    for part in family.parts(config):  # modalities read there when they are first used
+        modality, place = braid.strand(part.strand).modality, cuts[part.name].place
+        weakref.finalize(modality, shutil.rmtree, place.parent, ignore_errors=True)
     return Released(braid, experiment, family, _notes(config, files))
 
 
@@ -158,33 +186,13 @@ def small_files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
 
 
-def planned(family: Family, config: Config, braid: Braid) -> Plan:
-    """Return the plan between a release and a model."""
+def planned(family: Family, config: Config, braid: Braid, found: Iterable[str]) -> Plan:
+    """Return the plan between a release, in which these names are found, and a model."""
     first = {id(p): name for name, p in reversed([*braid.named_parameters(remove_duplicate=False)])}
     names = [name for name, _ in braid.named_parameters(remove_duplicate=False)]
     own = [name for name in names if name in first.values()]
-    return plan(family, config, own, [name for name in names if name not in own])
-
-
-def _check_shapes(
-    steps: list[Step], checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]
-) -> None:
-    """Run all steps on the meta device, where nothing is read."""
-    for step in steps:
-        given = [checkpoint.entries[name].shape for name in step.released]
-        wanted = [shapes[name] for name in step.own]
-        try:
-            with torch.device("meta"):
-                made = step.way.read([torch.empty(shape) for shape in given], wanted)
-        except (RuntimeError, IndexError, ValueError):
-            made = []
-        if [tuple(t.shape) for t in made] != wanted:
-            told = ", ".join(map(repr, step.released))
-            raise BraidError(
-                f"tensor {told} of {str(checkpoint.folder)!r} has shape "
-                f"{', '.join(map(str, given))}, which does not give {', '.join(step.own)} of shape "
-                f"{', '.join(map(str, wanted))}; config.json belongs to other weights"
-            )
+    tied = [name for name in names if name not in own]
+    return as_found(plan(family, config, own, tied), family.former, found)
 
 
 def _tensors(

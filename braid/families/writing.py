@@ -13,6 +13,7 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError
+from braid.families import parts
 from braid.families.checkpoint import TYPES
 from braid.families.family import Step
 from braid.families.reading import TENSORS, family_of, planned
@@ -37,10 +38,22 @@ def export(braid: Braid, folder: Path) -> None:
     files = _files(braid)
     config = json.loads(files["config.json"])
     record: dict[str, tuple[str, str]] = json.loads(files[TENSORS])
-    plan = planned(family_of(config, "the model"), config, braid)
-    steps = {name: step for step in plan.steps for name in step.released}
-    kept = {name: place for name, place in record.items() if name in steps}
+    family = family_of(config, "the model")
+    plan = planned(family, config, braid, record)
     own = {name: p.detach() for name, p in braid.named_parameters(remove_duplicate=False)}
+    steps = {name: (step, own) for step in plan.steps for name in step.released}
+    carried: dict[str, Tensor] = {}
+    for part, tensors, beside in parts.held(family, config, braid, record):
+        steps |= {name: (step, tensors) for step in part.steps for name in step.released}
+        carried |= beside
+    kept = {name: place for name, place in record.items() if name in steps or name in carried}
+
+    def made(name: str) -> Tensor:
+        if name in carried:
+            return carried[name]
+        step, given = steps[name]
+        return _typed(_written(step, given)[name], kept[name][1])
+
     for step in plan.steps:
         if not step.released:
             _written(step, own)  # refuses what would be lost
@@ -49,11 +62,8 @@ def export(braid: Braid, folder: Path) -> None:
         temporary.mkdir(parents=True)
         for file in dict.fromkeys(file for file, _ in kept.values()):
             mine = [name for name, (its, _) in kept.items() if its == file]
-            save_file(
-                {name: _typed(_written(steps[name], own)[name], kept[name][1]) for name in mine},
-                temporary / file,
-                {"format": "pt"},
-            )
+            tensors = {name: made(name) for name in mine}
+            save_file(tensors, temporary / file, {"format": "pt"})
         for name, text in files.items():
             if name != TENSORS:
                 (temporary / name).write_text(text, encoding="utf-8")

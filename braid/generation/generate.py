@@ -122,7 +122,8 @@ def generate(
         parts: the document; rows agree in the kinds of their parts.
         keys: [B] int64, the root of each row's random numbers.
         samplers: part number -> sampler; the strand's own where it is missing.
-        guidance: weight of the conditional prediction against the one without the other parts.
+        guidance: weight of the conditional prediction against the one without the other parts, or
+            with what their modalities put in their place (`Modality.withheld`).
         watch: called at every network call.
         make_context: makes the contexts.
         finished: ends rows of an opening besides those that their modality ends.
@@ -148,6 +149,7 @@ class _Generation:
         self.finished = finished
         self.keys = keys.to(braid.device)
         self.rows = len(keys)
+        self.standing: list[tuple[str, Tensor, Place]] = []  # what guidance leaves in its place
         self.out = Generated(
             tokens=[torch.empty(0)] * len(parts), used=[torch.empty(0)] * len(parts)
         )
@@ -194,8 +196,27 @@ class _Generation:
         device = self.braid.device
         tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
         position[..., 0] += offset[:, None]
-        context.commit(part.modality, tokens, Place(i, position, valid))
+        place = Place(i, position, valid)
+        context.commit(part.modality, tokens, place)
+        self._withhold(part.modality, tokens, place)
         self.out.tokens[i], self.out.used[i] = tokens, valid
+
+    def _withhold(self, name: str, tokens: Tensor, place: Place) -> None:
+        """Remember what stands for finished tokens where guidance withholds them."""
+        if self.guidance == 1:
+            return
+        instead = self.braid.strand(name).modality.withheld(tokens)
+        if instead is not None:
+            self.standing.append((name, instead, place))
+
+    def _alone(self) -> Context | None:
+        """Return a context without the finished parts, where there is guidance."""
+        if self.guidance == 1:
+            return None
+        alone = self.make_context(self.braid, self.rows)
+        for name, tokens, place in self.standing:
+            alone.commit(name, tokens, place)
+        return alone
 
     def _fill(self, i: int, hole: Opening, offset: Tensor, context: Context, last: bool) -> None:
         strand = self.braid.strand(hole.modality)
@@ -203,7 +224,7 @@ class _Generation:
         if process is None or strand.sampler is None:
             raise BraidError(f"modality {hole.modality!r} is read only here; it cannot fill a hole")
         sampler = self.samplers.get(i, strand.sampler)
-        alone = self.make_context(self.braid, self.rows) if self.guidance != 1 else None
+        alone = self._alone()
         keys = Keys(derive(self.keys, "part", i))
         grid = modality.positions(hole.shape).to(self.braid.device)
         done, total = 0, len(hole)
@@ -218,7 +239,7 @@ class _Generation:
             here = Place(i, position + _along(offset), valid)
             readers = [(context, here)]
             if alone is not None:
-                readers.append((alone, Place(0, position, valid)))
+                readers.append((alone, here if self.standing else Place(0, position, valid)))
             x = self._block(i, hole, at, process, sampler, keys, readers)
             blocks.append(x)
             written.append(valid)
@@ -231,8 +252,10 @@ class _Generation:
                 break  # nothing will read it
             for reader, place in readers:
                 reader.commit(hole.modality, x, place)
-        self.out.tokens[i] = torch.cat(blocks, 1)
-        self.out.used[i] = torch.cat(written, 1)
+        tokens, used = torch.cat(blocks, 1), torch.cat(written, 1)
+        position = grid[: tokens.shape[1]].expand(self.rows, -1, -1) + _along(offset)
+        self._withhold(hole.modality, tokens, Place(i, position, used))
+        self.out.tokens[i], self.out.used[i] = tokens, used
 
     def _block(
         self,

@@ -122,6 +122,13 @@ class Modality:
         """Return [B] bool: whether rows of tokens [B, n, ...] need no further token."""
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
+    def withheld(self, tokens: Tensor) -> Tensor | None:
+        """Return what stands for tokens [B, n, ...] in a prediction without them, for guidance.
+
+        None leaves them out.
+        """
+        return None
+
     def positions(self, shape: tuple[int, ...]) -> Tensor:
         """Return [n, 3] sequence, row and column of a span of this shape."""
         n = math.prod(shape)

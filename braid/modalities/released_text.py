@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from braid.errors import BraidError
+from braid.errors import BraidError, unknown
 from braid.modalities.text import Text, read_tokenizer
 from braid.spaces import Discrete
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tokenizers import Tokenizer
+
+
+class Symbol(str):
+    """A special symbol by its name in the released vocabulary, such as Symbol("<|im_end|>").
+
+    It is a piece of a text that the caller puts together: `Part("text", [Symbol("<|im_start|>"),
+    "user\\n...", ...])`. In plain strings such names are only characters.
+    """
 
 
 class ReleasedText(Text):
@@ -91,7 +100,29 @@ class ReleasedText(Text):
             )
         return self.ends[0]
 
-    def encode(self, raw: str, following: str | None = None) -> Tensor:
+    def symbols(self, raw: str | Sequence[str]) -> list[int]:
+        """Return the symbols of a text, or of pieces of which some are a `Symbol`."""
+        if isinstance(raw, str) and not isinstance(raw, Symbol):
+            return super().symbols(raw)
+        pieces = [raw] if isinstance(raw, str) else raw
+        listed = isinstance(pieces, list | tuple) and all(isinstance(p, str) for p in pieces)
+        if not listed or not pieces:
+            raise BraidError(
+                f"{self.name}: expected a string or a list of strings and symbols, got "
+                f"{type(raw).__name__} {raw!r:.40}"
+            )
+        return [i for piece in pieces for i in self._piece(piece)]
+
+    def _piece(self, piece: str) -> list[int]:
+        if not isinstance(piece, Symbol):
+            return self._plain(piece)
+        number = self.tokenizer.token_to_id(piece)
+        if number is None:
+            special = self.tokenizer.get_added_tokens_decoder().values()
+            raise unknown("symbol", piece, [token.content for token in special])
+        return [number]
+
+    def encode(self, raw: str | Sequence[str], following: str | None = None) -> Tensor:
         """Return the symbols; a frame symbol or the end follows where it has to."""
         ids = self.symbols(raw)
         if following is None:

@@ -131,6 +131,9 @@ class Text(Modality):
                 f"{self.name}: the text is empty; write at least one visible character, or leave "
                 "the part out"
             )
+        return self._plain(raw)
+
+    def _plain(self, raw: str) -> list[int]:
         try:
             return self.tokenizer.encode(raw, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as e:

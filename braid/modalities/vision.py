@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
-from braid.errors import BraidError
+from braid import storage
+from braid.errors import BraidError, unknown
+from braid.hub import first_line, library, refuse_pickle
 from braid.modalities.image import Image
 from braid.modalities.modality import Modality
+from braid.modalities.pictures import convert, open_picture
 from braid.spaces import Continuous
 
 if TYPE_CHECKING:
@@ -23,9 +27,8 @@ class Vision(Modality):
     """Features of a picture, for a strand without a process (LLaVA, FUDOKI's understanding side).
 
     The encoder is frozen: "dct" computes the cosine transform of patches with a margin around them,
-        and needs no
-    weights; a folder is loaded as a vision model of `transformers` (SigLIP, CLIP, ...), whose patch
-    features are used.
+    and needs no weights; a folder is loaded as a vision model of `transformers` (SigLIP, CLIP,
+    Janus' ...) when the first picture is read, and gives its patch features.
     """
 
     generated = False
@@ -38,7 +41,11 @@ class Vision(Modality):
         patch: int = 2,
         margin: int = 1,
         encoder: str = "dct",
+        layer: int | None = None,
+        mean: tuple[float, ...] = (0.5,),
+        deviation: tuple[float, ...] = (0.5,),
         resize: bool = False,
+        fit: Literal["crop", "pad"] = "crop",
         field: str = "image",
     ) -> None:
         """Make a vision modality.
@@ -50,66 +57,79 @@ class Vision(Modality):
             patch: side of a patch in pixels.
             margin: pixels around a patch that its features also see.
             encoder: "dct", or a folder with a vision model of `transformers` in safetensors.
-            resize: scale and crop pictures of another size.
+            layer: number of the hidden states that a loaded encoder gives, -2 before the last
+                layer; None is its output.
+            mean: of the pixels from 0 to 1 that a loaded encoder expects, for all channels or each.
+            deviation: theirs, in the same way.
+            resize: scale pictures of another size; otherwise they are refused.
+            fit: how they are scaled: "crop" covers the square, "pad" puts grey around.
             field: field of the raw examples that holds the picture.
         """
+        if fit not in ("crop", "pad"):
+            raise unknown("fit", fit, ("crop", "pad"))
         self.name, self.field, self.encoder, self.margin = name, field, encoder, margin
-        self._model: torch.nn.Module | None = None
+        self.layer, self.mean, self.deviation, self.pads = layer, mean, deviation, fit == "pad"
+        self._model: Any = None
+        width = channels * (patch + 2 * margin) ** 2
         if encoder != "dct":
-            size, patch, channels = self._load(encoder)
+            config = vision_config(encoder)
+            size, patch, channels = config.image_size, config.patch_size, config.num_channels
+            width = config.hidden_size
+        for what, values in (("mean", mean), ("deviation", deviation)):
+            if len(values) not in (1, channels):
+                raise BraidError(f"vision {what} has {len(values)} values; give 1 or {channels}")
         self.picture = Image(
             name, size=size, channels=channels, patch=patch, levels=256, resize=resize
         )
         self.converted = self.picture.converted
         self.shape, self.grid = self.picture.shape, self.picture.grid
-        window = patch + 2 * margin
-        self.space = Continuous(
-            channels * window**2 if self._model is None else self._model.config.hidden_size
-        )
+        self.space = Continuous(width)
 
-    def _load(self, folder: str) -> tuple[int, int, int]:
-        if not Path(folder).is_dir():
-            raise BraidError(
-                f"vision encoder {folder!r} is neither 'dct' nor a folder with a vision model of "
-                "transformers"
-            )
-        from transformers import AutoConfig, AutoModel  # pyright: ignore[reportMissingImports]
+    @property
+    def model(self) -> Any:
+        """The loaded encoder."""
+        if self._model is None:
+            self._model = vision_model(self.encoder)
+        return self._model
 
-        config = AutoConfig.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder, use_safetensors=True)
-        self._model = getattr(model, "vision_model", model).eval().requires_grad_(False)
-        c = getattr(config, "vision_config", config)
-        return c.image_size, c.patch_size, c.num_channels
+    def folders(self) -> dict[str, Path]:
+        """Return the encoder's folder, which belongs to a saved model."""
+        return {} if self.encoder == "dct" else {"encoder": Path(self.encoder)}
 
     def accepts(self, raw: object) -> bool:
         """Accept nothing by itself: a bare picture is an image; name this modality with `Part`."""
         return False
 
-    @torch.no_grad()
     def encode(self, raw: Any, following: str | None = None) -> Tensor:
         """Return features [n, width]."""
-        picture = self.picture.picture_of(raw)
-        pixels = (
-            torch.from_numpy(np.array(picture))
-            .view(self.picture.height, self.picture.width, -1)
-            .float()
-            / 127.5
-            - 1
+        if self.pads and self.picture.resize:
+            raw = padded(convert(open_picture(raw, self.name), self.picture.channels, self.name))
+        picture = np.array(self.picture.picture_of(raw))
+        pixels = torch.from_numpy(picture).view(*picture.shape[:2], -1).permute(2, 0, 1)[None] / 255
+        return self.features(pixels)[0]
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return features [B, n, width] of pixels [B, channels, height, width] from 0 to 1."""
+        if self.encoder == "dct":
+            return self._cosines(pixels * 2 - 1)
+        mean, deviation = (
+            torch.tensor(x)[:, None, None].to(pixels) for x in (self.mean, self.deviation)
         )
-        if self._model is not None:
-            hidden = self._model(pixel_values=pixels.permute(2, 0, 1)[None]).last_hidden_state[0]
-            return hidden[-math.prod(self.shape) :]  # a class token, if there is one, comes first
+        out = self.model(
+            pixel_values=(pixels - mean) / deviation, output_hidden_states=self.layer is not None
+        )
+        hidden = out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
+        return hidden[:, -math.prod(self.shape) :]  # a class token, if there is one, comes first
+
+    def _cosines(self, pixels: Tensor) -> Tensor:
+        """Return the cosine transform of each patch and its margin."""
         m, p = self.margin, self.picture.patch
-        padded = torch.nn.functional.pad(
-            pixels.permute(2, 0, 1)[None], (m, m, m, m), mode="replicate"
-        )
-        windows = torch.nn.functional.unfold(padded, p + 2 * m, stride=p)[
-            0
-        ].T  # [n, channels * window^2]
+        wide = torch.nn.functional.pad(pixels, (m, m, m, m), mode="replicate")
+        windows = torch.nn.functional.unfold(wide, p + 2 * m, stride=p).mT
+        windows = windows.unflatten(-1, (-1, p + 2 * m, p + 2 * m))  # [B, n, channels, side, side]
         basis = _cosines(p + 2 * m)
-        return torch.einsum(
-            "uh,vw,nchw->ncuv", basis, basis, windows.view(len(windows), -1, p + 2 * m, p + 2 * m)
-        ).flatten(1)
+        return torch.einsum("uh,vw,bnchw->bncuv", basis, basis, windows).flatten(2)
 
     def decode(self, tokens: Tensor, shape: tuple[int, ...]) -> PIL.Image:
         """Refuse: features are not turned back into pictures."""
@@ -124,3 +144,68 @@ def _cosines(n: int) -> Tensor:
     basis = (math.pi / n * (i + 0.5) * k).cos() * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
     return basis
+
+
+def padded(picture: PIL.Image) -> PIL.Image:
+    """Return a square picture, with grey of value 127 beside or above and below it."""
+    width, height = picture.size
+    side = max(width, height)
+    square = PILImage.new(picture.mode, (side, side), (127,) * len(picture.getbands()))
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+_JANUS = "janus_vision_model"  # which transformers' Auto classes do not know
+
+
+def vision_config(folder: str) -> Any:
+    """Return the configuration of a vision model of transformers.
+
+    Raises:
+        BraidError: the folder has none.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise BraidError(
+            f"vision encoder {folder!r} is neither 'dct' nor a folder with a vision model of "
+            "transformers"
+        )
+    transformers = library("transformers")
+    told = storage.read_json(Path(folder) / "config.json")
+    if told.get("model_type") == _JANUS:
+        return transformers.JanusVisionConfig(**told)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # the library checks with errors of its own
+        raise BraidError(
+            f"transformers cannot read the vision encoder {folder!r} ({first_line(e)}); give the "
+            "folder of a SigLIP, CLIP or other vision model"
+        ) from e
+    return getattr(config, "vision_config", config)
+
+
+def vision_model(folder: str) -> Any:
+    """Return a vision model of transformers, frozen, in float32.
+
+    Raises:
+        BraidError: tensors are missing, or there are only pickles.
+    """
+    refuse_pickle(Path(folder))
+    transformers = library("transformers")
+    told = storage.read_json(Path(folder) / "config.json")
+    kind = transformers.AutoModel
+    if told.get("model_type") == _JANUS:
+        kind = transformers.JanusVisionModel
+    model, report = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:  # the library fills them with noise
+        raise BraidError(
+            f"vision encoder {folder!r} lacks {len(missing)} tensors (first: {missing[0]!r}); its "
+            "config.json belongs to other weights"
+        )
+    return getattr(model, "vision_model", model).eval().requires_grad_(False)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import braid
-from braid import Hole, convert_commands
+from braid import Hole, Part, convert_commands
 from braid.errors import BraidError
 from braid.families import FAMILIES
 from braid.families.family import Family, Rule, plan
@@ -27,7 +27,7 @@ from braid.families.transforms import (
     Transform,
     Transposed,
 )
-from braid.modalities import ReleasedText
+from braid.modalities import ReleasedText, Symbol
 from tests.families.made import (
     CONFIGS,
     dream,
@@ -408,6 +408,22 @@ def test_frame_symbols_close_a_text_before_another_modality():
     assert text.encode("the cat", "text").tolist() == plain
     assert text.encode("the cat").tolist() == [*plain, 1]
     assert text.finished(torch.tensor([[5, 3], [5, 1], [5, 6]])).tolist() == [True, True, False]
+
+
+def test_special_symbols_are_given_by_name_and_never_by_text(tmp_path):
+    source, _ = released(tmp_path / "source", "llama")
+    pipe = braid.load(source, "cpu")
+    text = pipe.braid.strand("text").modality
+    parts = [Symbol("<image>"), "the cat </s>", Symbol("</s>")]
+    assert text.encode(parts, "text").tolist() == [3, *text.symbols("the cat </s>"), 1]
+    assert text.encode(Symbol("<image>"), "text").tolist() == [3]
+    assert len(text.encode([Symbol("<image>"), "\n"], "text")) == 2
+    assert isinstance(pipe([Part("text", parts), Hole("text", 4)])[1], str)
+    with pytest.raises(BraidError, match="unknown symbol '<imge>'; did you mean '<image>'"):
+        text.encode([Symbol("<imge>")])
+    for wrong in ([], [7], 7):
+        with pytest.raises(BraidError, match="expected a string"):
+            text.encode(wrong)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,12 @@ def test_a_hole_goes_on_where_the_prompt_ends(tmp_path, name, begins):
         assert text == pipe([prompt, Hole("text", 32)], temperature=0)[1]
 
 
+def test_a_trajectory_numbers_the_parts_that_were_given(tmp_path):
+    pipe = braid.load(released(tmp_path / "released", "llama")[0], "cpu")
+    made = pipe(["the cat", Hole("text", 4)], temperature=0, trajectory=True)
+    assert [frame.part for frame in made.trajectory] == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("begins", [True, False])
 def test_the_likelihood_of_a_text_is_that_of_transformers(tmp_path, begins):
     folder, model = released(tmp_path / "released", "llama", begins)

@@ -20,6 +20,7 @@ from braid.modalities import (
     CodedImage,
     Image,
     Label,
+    MixedText,
     Modality,
     ReleasedText,
     Text,
@@ -51,11 +52,11 @@ def text() -> Text:
     return made
 
 
-def released_text(**options: Any) -> ReleasedText:
+def released_text(made: type[ReleasedText] = ReleasedText, **options: Any) -> ReleasedText:
     """Return the text modality of a released model."""
-    made = ReleasedText(size=SIZE, ends=(1,), **options)
-    made.load_state({"files": {"tokenizer.json": tokenizer_json()}})
-    return made
+    text = made(size=SIZE, ends=(1,), **options)
+    text.load_state({"files": {"tokenizer.json": tokenizer_json()}})
+    return text
 
 
 EXAMPLES: dict[str, list[tuple[Modality, Any]]] = {
@@ -63,6 +64,10 @@ EXAMPLES: dict[str, list[tuple[Modality, Any]]] = {
     "released_text": [
         (released_text(), "row two"),
         (released_text(begin=(0,), frames={"image": 3}), "naïve 猫 </s> <image> \n"),
+    ],
+    "mixed_text": [
+        (released_text(MixedText, blank=2, never=((290, 295),)), "row two"),
+        (released_text(MixedText), "row two"),
     ],
     "image": [
         (Image(size=4, levels=3), picture(1)),
@@ -142,6 +147,7 @@ def options(kind: str, modality: Any) -> dict[str, Any]:
     keys = {
         "text": {"length": "length"},
         "released_text": {"size": "size", "begin": "begin", "ends": "ends", "frames": "before"},
+        "mixed_text": {"size": "size", "ends": "ends", "blank": "blank", "never": "never"},
         "image": {
             "channels": "channels",
             "patch": "patch",

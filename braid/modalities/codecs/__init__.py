@@ -6,12 +6,14 @@ from braid.modalities.codecs.folder import card_of, find, load, save, shell
 from braid.modalities.codecs.image import ImageCodec
 from braid.modalities.codecs.released_audio import TransformersCodec
 from braid.modalities.codecs.released_images import DiffusersCodec
+from braid.modalities.codecs.released_symbols import SymbolCodec
 
 CODECS: dict[str, type[Codec]] = {
     "image": ImageCodec,
     "audio": AudioCodec,
     "diffusers": DiffusersCodec,
     "transformers": TransformersCodec,
+    "transformers_symbols": SymbolCodec,
 }
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Codes",
     "DiffusersCodec",
     "ImageCodec",
+    "SymbolCodec",
     "TransformersCodec",
     "card_of",
     "find",

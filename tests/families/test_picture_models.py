@@ -1,0 +1,234 @@
+"""Converted models that see and draw give the logits, symbols and pictures of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import braid
+from braid import Hole, Part, convert_commands
+from braid.errors import BraidError
+from braid.generation import Known, Opening, generate
+from braid.layout import Span, pack
+from braid.pipeline import Pipeline
+from braid.samplers import NextToken
+from tests.families.made import tensors_of, tokenizer
+from tests.families.made_pictures import BEGIN, janus, picture
+
+pytest.importorskip("transformers")
+
+MADE: dict[str, Callable[[Path], tuple[Path, Any]]] = {"janus": janus}
+GREEDY = NextToken(temperature=0.0)
+
+
+def symbols(n: int, seed: int = 0, size: int = 300, first: int = 4) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(first, size, (n,), generator=rng)
+
+
+def predictions(pipe: Pipeline, *documents: list[Span]) -> dict[str, Tensor]:
+    """Predictions of every token, all documents packed into one row."""
+    batch = pack([list(documents)], pipe.braid.placements, twins=False)
+    clean = {n: torch.ones(len(x)) for n, x in batch.tokens.items()}
+    with torch.no_grad():
+        return pipe.braid(batch.tokens, clean, batch.layout)
+
+
+def pixels(raw: np.ndarray, mean: Any = 0.5, deviation: Any = 0.5) -> Tensor:
+    """Pixels [1, 3, height, width] as an encoder of transformers takes them."""
+    scaled = (raw / 255 - np.array(mean)) / np.array(deviation)
+    return torch.from_numpy(scaled).float().permute(2, 0, 1)[None]
+
+
+def seen(pipe: Pipeline, raw: np.ndarray) -> Span:
+    tokens, shape = pipe.braid.strand("vision").modality.tokenise(raw)
+    return Span("vision", tokens, target=False, shape=shape)
+
+
+def greedy(model: Any, ids: list[int], n: int, **given: Any) -> list[int]:
+    """Symbols that transformers generates after these, all of which count."""
+    whole = torch.tensor([ids])
+    made = model.generate(
+        whole,
+        attention_mask=torch.ones_like(whole),
+        max_new_tokens=n,
+        do_sample=False,
+        **given,
+    )
+    return made[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
+    source, model = MADE[name](tmp_path / "float")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half", max_shard_size="60KB")
+    for file in source.glob("*.json"):
+        if not (tmp_path / "half" / file.name).exists():
+            (tmp_path / "half" / file.name).write_text(file.read_text())
+    for kind in ("float", "half"):
+        list(convert_commands.convert(str(tmp_path / kind), tmp_path / f"{kind}-braid"))
+        convert_commands.export(str(tmp_path / f"{kind}-braid"), tmp_path / f"{kind}-back")
+        before, after = tensors_of(tmp_path / kind), tensors_of(tmp_path / f"{kind}-back")
+        assert before.keys() == after.keys() and len(before) > 60
+        for key, tensor in before.items():
+            assert after[key].dtype == tensor.dtype and torch.equal(after[key], tensor), key
+        files = sorted(p.name for p in (tmp_path / kind).iterdir())
+        assert files == sorted(p.name for p in (tmp_path / f"{kind}-back").iterdir())
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 2
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_saved_model_needs_the_release_no_longer(tmp_path, name):
+    source, _ = MADE[name](tmp_path / "released")
+    pipe = braid.load(source, "cpu")
+    pipe.save(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    again = braid.load(tmp_path / "moved", "cpu")
+    raw, said = picture(), []
+    for p in (pipe, again):
+        looks = Part("vision" if "vision" in p.braid.strands else "image", raw)
+        said.append(p([looks, "what is it", Hole("text", 8)], temperature=0)[2])
+    assert said[0] == said[1]
+    first, second = pipe.braid.state_dict(), again.braid.state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first | second)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_faults_of_frozen_networks_are_refused_by_name(tmp_path, name):
+    source, _ = MADE[name](tmp_path / "released")
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    key = next(k for k in sorted(tensors) if "post_layernorm" in k or "quant_conv.weight" in k)
+    save_file({k: v for k, v in tensors.items() if k != key}, file)
+    with pytest.raises(BraidError, match=f"lacks 1 tensors.*{key}"):
+        braid.load(source, "cpu")
+    save_file(tensors | {key: tensors[key][:1].clone()}, file)
+    with pytest.raises(BraidError, match=f"{key}' of .* has shape"):
+        braid.load(source, "cpu")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BraidError, match="model.safetensors' is truncated or damaged"):
+        braid.load(source, "cpu")
+    file.rename(source / "pytorch_model.bin")
+    with pytest.raises(BraidError, match="pytorch_model.bin"):
+        braid.load(source, "cpu")
+
+
+def test_what_janus_reads_of_a_picture_is_that_of_transformers(tmp_path):
+    folder, model = janus(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    one, two, raw = symbols(5), symbols(7, 1), picture()
+    with torch.no_grad():
+        whole = torch.cat([one, torch.full((16,), 2), two])[None]
+        theirs = model(input_ids=whole, pixel_values=pixels(raw)).logits[0]
+        alone = model(input_ids=two[None]).logits[0]
+    document = [Span("text", one), seen(pipe, raw), Span("text", two)]
+    ours = predictions(pipe, document, [Span("text", two)])["text"]
+    assert theirs.std() > 0.5
+    assert (ours[1:5] - theirs[:4]).abs().max() <= 1e-4
+    assert (ours[5:12] - theirs[20:27]).abs().max() <= 1e-4
+    assert (ours[13:] - alone[:6]).abs().max() <= 1e-4
+
+
+def test_what_janus_draws_is_that_of_transformers(tmp_path):
+    folder, model = janus(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    text, codes = symbols(5), symbols(16, size=64, first=0)
+    ours = predictions(pipe, [Span("text", text), Span("image", codes, shape=(4, 4))])["image"]
+    with torch.no_grad():
+        tables = model.get_input_embeddings(), model.prepare_embeddings_for_image_generation
+        embedded = torch.cat([tables[0](text), tables[1](codes)])[None]
+        hidden = model.model.language_model(inputs_embeds=embedded).last_hidden_state
+        theirs = model.model.generation_head(hidden)[0]
+        drawn = model.decode_image_tokens(codes[None])[0]
+    assert theirs.std() > 0.5 and (ours - theirs[4:20]).abs().max() <= 1e-4
+    wanted = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    made = np.array(pipe.braid.strand("image").modality.decode(codes, (4, 4)))
+    assert made.std() > 10 and np.abs(made.astype(int) - wanted).max() <= 1
+
+
+def test_janus_answers_in_a_batch_as_transformers_does_alone(tmp_path):
+    folder, model = janus(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    before = [symbols(n, n) for n in (3, 9, 5)]
+    after = [symbols(n, n + 20) for n in (4, 1, 12)]
+    raws = [picture(seed=i) for i in range(3)]
+    looked = [pipe.braid.strand("vision").modality.encode(raw) for raw in raws]
+    parts = [Known("text", before), Known("vision", looked), Known("text", after)]
+    done = generate(pipe.braid, [*parts, Opening("text", (32,))], torch.arange(3), {3: GREEDY})
+    for row, (one, raw, two) in enumerate(zip(before, raws, after, strict=True)):
+        ids = [*one.tolist(), *[2] * 16, *two.tolist()]
+        theirs = greedy(model, ids, 32, pixel_values=pixels(raw))
+        ours = done.tokens[3][row][done.used[3][row]].tolist()
+        assert len({*theirs}) > 5 and ours == theirs
+
+
+@pytest.mark.parametrize("weight", [3.0, 1.5])
+def test_guidance_draws_the_symbols_that_janus_draws(tmp_path, weight):
+    folder, model = janus(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    prompts = [torch.cat([symbols(n, n), torch.tensor([BEGIN])]) for n in (6, 2, 11)]
+    start = [Known("text", [torch.tensor([0])] * 3), Known("text", prompts)]
+    hole = Opening("image", (4, 4))
+    done = generate(pipe.braid, [*start, hole], torch.arange(3), {2: GREEDY}, guidance=weight)
+    for row, prompt in enumerate(prompts):
+        whole = torch.cat([torch.tensor([0]), prompt])[None]
+        theirs = model.generate(
+            whole,
+            attention_mask=torch.ones_like(whole),
+            generation_mode="image",
+            guidance_scale=weight,
+            do_sample=False,
+            max_length=64,
+        )
+        assert len(theirs[0].unique()) > 3 and done.tokens[2][row].tolist() == theirs[0].tolist()
+
+
+def test_a_text_is_drawn_and_a_picture_is_described(tmp_path):
+    folder, model = janus(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    made = pipe(["the cat", Hole("image")], guidance=2.0, sampler=GREEDY)[1]
+    ids = [0, *tokenizer().encode("the cat", add_special_tokens=False).ids, BEGIN]
+    codes = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        generation_mode="image",
+        guidance_scale=2.0,
+        do_sample=False,
+        max_length=64,
+    )
+    wanted = pipe.braid.strand("image").modality.decode(codes[0], (4, 4))
+    assert made.size == (8, 8) and np.array_equal(np.array(made), np.array(wanted))
+    ids = [*ids[:-1], BEGIN, *[2] * 16]  # the text before a picture closes with its frame symbol
+    raw = picture()
+    text = pipe(["the cat", Part("vision", raw), Hole("text", 12)], temperature=0)[2]
+    theirs = greedy(model, ids, 12, pixel_values=pixels(raw))
+    assert text == tokenizer().decode(theirs, skip_special_tokens=True)
+
+
+def test_pictures_become_squares_as_janus_pads_them(tmp_path):
+    folder, _ = janus(tmp_path / "released")
+    vision = braid.load(folder, "cpu").braid.strand("vision").modality
+    raw = Image.fromarray(picture(16)[:8])  # twice as wide as high, of the encoder's width
+    square = np.full((16, 16, 3), 127, dtype=np.uint8)
+    square[4:12] = np.array(raw)
+    assert torch.equal(vision.encode(raw), vision.encode(square))
+
+
+def test_symbols_of_a_picture_are_the_rows_nearest_in_direction(tmp_path):
+    folder, model = janus(tmp_path / "released")
+    image = braid.load(folder, "cpu").braid.strand("image").modality
+    raw = picture(8)
+    with torch.no_grad():
+        network = model.model.vqmodel
+        latents = network.quant_conv(network.encoder(pixels(raw)))[0].flatten(1).T
+        rows = network.quantize.embedding.weight
+        wanted = torch.cosine_similarity(latents[:, None], rows[None], -1).argmax(-1)
+    assert image.encode(raw).tolist() == wanted.tolist()
