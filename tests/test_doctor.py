@@ -223,6 +223,7 @@ def test_operations_are_those_that_torch_counts(paradigm):
         {"key_heads": 2},
         {"qk_norm": "none"},
         {"qk_norm": "layer"},
+        {"qk_norm": "heads"},
         {"norm_order": "post"},
         {"dropout": 0.1},
         {"adaln": True},

@@ -267,7 +267,7 @@ def block_activations(
     """
     heads, key_heads = c.heads / tensor, (c.key_heads or c.heads) / tensor
     query, key = heads * c.size_of_head, key_heads * c.size_of_head
-    normed = {"rms": 1 if fused else 2, "layer": 1, "none": 0}[c.qk_norm]
+    normed = {"rms": 1 if fused else 2, "layer": 1, "heads": 2, "none": 0}[c.qk_norm]
     wide = size if fused else 4  # composed norms keep float32
     norms = 2 * c.width * ((wide if fused else 2 * wide) + size)
     norms += normed * wide * (query + key)

@@ -12,7 +12,7 @@ from typing import Any
 from braid.config import Experiment, StrandConfig
 from braid.families import described, parts, seen
 from braid.families.family import Config, Family, Files, Part, Rule, constants
-from braid.families.llama import blocks, transformer
+from braid.families.llama import biased, blocks
 
 PLACES = (
     "strands.image.row",
@@ -56,7 +56,7 @@ def experiment(config: Config, files: Files) -> Experiment:
     )
     strands = {"text": text, "image": image, "vision": seen.vision(files, seen.HALVES, fit="pad")}
     tasks = {"text_to_image": 1.0, "vision_to_text": 1.0}
-    return seen.experiment(config, strands, "causal", transformer(sizes), tasks)
+    return seen.experiment(config, strands, "causal", biased(sizes), tasks)
 
 
 def image_rules(table: str, aligner: tuple[str, str], head: tuple[str, str]) -> list[Rule]:

@@ -29,19 +29,17 @@ def transformer(config: Config, **further: bool | str) -> TransformerConfig:
     )
 
 
+def biased(config: Config, **further: bool | str) -> TransformerConfig:
+    """Return the transformer of a Llama, with the biases that config.json asks for."""
+    attention, feed = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+    return transformer(
+        config, attention_bias=attention, output_bias=attention, bias=feed, **further
+    )
+
+
 def experiment(config: Config, files: Files) -> Experiment:
     """Describe a Llama: text, generated token by token."""
-    biased = bool(config.get("attention_bias"))
-    return language_model(
-        config,
-        files,
-        transformer(
-            config,
-            attention_bias=biased,
-            output_bias=biased,
-            bias=bool(config.get("mlp_bias")),
-        ),
-    )
+    return language_model(config, files, biased(config))
 
 
 def language_model(config: Config, files: Files, sizes: TransformerConfig) -> Experiment:

@@ -125,6 +125,30 @@ class MaskRow(Transform):
 
 
 @dataclass(frozen=True)
+class Rows(Transform):
+    """A table of which some rows are, in another order, the table of a second strand as well.
+
+    The model has the whole table, and those rows once more.
+
+    Attributes:
+        numbers: of the rows, in the second table's order.
+    """
+
+    numbers: tuple[int, ...]
+
+    def read(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """Repeat the rows."""
+        (table,) = tensors
+        return [table, table[list(self.numbers)]]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Put the second table's rows in their places."""
+        table = tensors[0].clone()
+        table[list(self.numbers)] = tensors[1]
+        return [table]
+
+
+@dataclass(frozen=True)
 class Constant(Transform):
     """A tensor of the model that no released one corresponds to.
 

@@ -75,6 +75,15 @@ class ReleasedImage(CodedImage):
         size = self.space.size  # pyright: ignore[reportAttributeAccessIssue]
         return nn.Sequential(nn.Linear(width, self.hidden), nn.GELU(), nn.Linear(self.hidden, size))
 
+    def hole_shape(self, shape: int | tuple[int, ...] | None, causal: bool) -> tuple[int, ...]:
+        """Return the asked shape; refuse it where symbols do not become pictures again."""
+        if not self.shell.decodes:
+            raise BraidError(
+                f"{self.name}: the release's codec has no decoder, so its symbols give no picture; "
+                "call braid.generation.generate for the symbols themselves"
+            )
+        return super().hole_shape(shape, causal)
+
     def metric(self) -> dict[str, Any]:
         """Return the released table, or the codebook."""
         if self.source_of_metric is None:

@@ -152,6 +152,11 @@ def split(braid: Braid, mesh: DeviceMesh) -> None:
             f"a feed-forward layer of {c.size_of_hidden} cannot be split over parallel.tensor "
             f"{ranks} ranks; set transformer.hidden to a multiple of {ranks}"
         )
+    if c.qk_norm == "heads":
+        raise BraidError(
+            "transformer.qk_norm 'heads' has gains of each head's own, which are not split over "
+            "ranks; set parallel.tensor to 1"
+        )
     plan: dict[str, ParallelStyle] = {
         f"attention.{n}": ColwiseParallel() for n in ("query", "key", "value")
     }

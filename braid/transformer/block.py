@@ -39,7 +39,7 @@ class TransformerConfig:
         norm_order: "pre" normalises a layer's input, "post" its output before the residual
             (Chameleon 34B).
         qk_norm: normalise queries and keys; "rms" per head, "layer" with a mean and a bias
-            (Chameleon), or "none".
+            (Chameleon), "heads" the same with gains and biases of each head's own, or "none".
         attention_bias: biases on the query, key and value projections (Qwen2).
         bias: biases on the output and feed-forward projections.
         output_bias: the same for attention's output projection alone; None is as `bias`.
@@ -62,7 +62,7 @@ class TransformerConfig:
     hidden: int | None = None
     norm_eps: float = 1e-6
     norm_order: Literal["pre", "post"] = "pre"
-    qk_norm: Literal["rms", "layer", "none"] = "rms"
+    qk_norm: Literal["rms", "layer", "heads", "none"] = "rms"
     attention_bias: bool = False
     bias: bool = False
     output_bias: bool | None = None
@@ -133,11 +133,12 @@ class Attention(nn.Module):
         out_bias = c.bias if c.output_bias is None else c.output_bias
         self.out = nn.Linear(self.heads * self.head_width, c.width, bias=out_bias)
         norm = {
-            "rms": lambda: nn.RMSNorm(self.head_width, c.norm_eps),
-            "layer": lambda: nn.LayerNorm(self.head_width),
-            "none": nn.Identity,
-        }
-        self.query_norm, self.key_norm = norm[c.qk_norm](), norm[c.qk_norm]()
+            "rms": lambda heads: nn.RMSNorm(self.head_width, c.norm_eps),
+            "layer": lambda heads: nn.LayerNorm(self.head_width),
+            "heads": lambda heads: HeadNorm(heads, self.head_width),
+            "none": lambda heads: nn.Identity(),
+        }[c.qk_norm]
+        self.query_norm, self.key_norm = norm(self.heads), norm(self.key_heads)
 
     def forward(
         self,
@@ -159,6 +160,20 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         y = attend(q, k, v, visible).transpose(1, 2).flatten(2)
         return self.out(y), (k, v)
+
+
+class HeadNorm(nn.Module):
+    """Layer norm of each head, with a gain and a bias for every component of every head."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads, width))
+        self.bias = nn.Parameter(torch.zeros(heads, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [B, heads, L, width]."""
+        plain = F.layer_norm(x, x.shape[-1:])
+        return plain * self.weight[:, None] + self.bias[:, None]
 
 
 class FeedForward(nn.Module):

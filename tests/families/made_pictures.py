@@ -70,6 +70,50 @@ def janus(folder: Path, seed: int = 0) -> tuple[Path, Any]:
     return with_tokenizer(folder), model
 
 
+def llava(folder: Path, seed: int = 0, eyes: str = "clip_vision_model") -> tuple[Path, Any]:
+    """Write a small LLaVA of transformers; return the folder, and the model."""
+    import transformers as t
+
+    config = t.LlavaConfig(
+        text_config={"model_type": "llama", "num_key_value_heads": 2, **PLAIN},
+        vision_config={"model_type": eyes, **EYES, "intermediate_size": 48},
+        image_token_index=2,
+        vision_feature_select_strategy="default" if eyes == "clip_vision_model" else "full",
+        tie_word_embeddings=False,
+    )
+    config._attn_implementation = "eager"
+    model = shaken(t.LlavaForConditionalGeneration(config), seed)
+    model.generation_config = t.GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=BLANK)
+    model.save_pretrained(folder)
+    return with_tokenizer(folder), model
+
+
+def vocabulary_map() -> dict[str, int]:
+    """Return the names of the symbols of a small Chameleon: 16 of pictures, in another order."""
+    letters = str.maketrans("0123456789", "ABCDEFGHIJ")
+    symbols = {f"IMGIMG{str(i).translate(letters)}Z": 280 + (i * 5) % 16 for i in range(16)}
+    return {"<image>": 2, "<racm3:break>": BEGIN, **symbols}
+
+
+def chameleon(folder: Path, seed: int = 0, swin: bool = False) -> tuple[Path, Any]:
+    """Write a small Chameleon of transformers; return the folder, and the model."""
+    import transformers as t
+
+    config = t.ChameleonConfig(
+        **PLAIN,
+        num_key_value_heads=2,
+        swin_norm=swin,
+        vocabulary_map=vocabulary_map(),
+        vq_config={**CODES, "num_embeddings": 16, "resolution": 8},
+        tie_word_embeddings=False,
+    )
+    config._attn_implementation = "eager"
+    model = shaken(t.ChameleonForConditionalGeneration(config), seed)
+    model.generation_config = t.GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=BLANK)
+    model.save_pretrained(folder)
+    return with_tokenizer(folder), model
+
+
 def picture(side: int = 16, seed: int = 0) -> np.ndarray:
     """Return a random picture [side, side, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -22,6 +22,7 @@ from braid.families.transforms import (
     Constant,
     Interleaved,
     MaskRow,
+    Rows,
     Same,
     Split,
     Transform,
@@ -362,6 +363,7 @@ WAYS: dict[str, tuple[Transform, list[tuple[int, ...]], list[tuple[int, ...]]]] 
     "transposed": (Transposed(), [(3, 2)], [(2, 3)]),
     "interleaved": (Interleaved(width=4), [(8, 3), (8,)], [(8, 3), (8,)]),
     "mask row": (MaskRow(2), [(5, 3)], [(6, 3)]),
+    "rows": (Rows((4, 1)), [(5, 3)], [(5, 3), (2, 3)]),
     "constant": (Constant(), [], [(4,)]),
 }
 
@@ -382,6 +384,13 @@ def test_a_transform_leads_there_and_back(name):
 def test_interleaved_pairs_become_halves():
     (made,) = Interleaved(width=4).read([torch.arange(8)], [(8,)])
     assert made.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_rows_that_two_tables_hold_are_written_from_the_second():
+    tables = Rows((2, 0)).read([torch.tensor([[0.0], [1.0], [2.0]])], [(3, 1), (2, 1)])
+    assert tables[1].tolist() == [[2.0], [0.0]]
+    (back,) = Rows((2, 0)).write([tables[0], tables[1] + 5])
+    assert back.tolist() == [[5.0], [1.0], [7.0]]
 
 
 def test_what_has_no_place_is_refused_by_a_constant():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,34 @@ from torch import Tensor
 import braid
 from braid import Hole, Part, convert_commands
 from braid.errors import BraidError
+from braid.families import seen
 from braid.generation import Known, Opening, generate
 from braid.layout import Span, pack
+from braid.modalities import Vision
 from braid.pipeline import Pipeline
 from braid.samplers import NextToken
-from tests.families.made import tensors_of, tokenizer
-from tests.families.made_pictures import BEGIN, janus, picture
+from tests.families.made import edited, tensors_of, tokenizer
+from tests.families.made_pictures import (
+    BEGIN,
+    EYES,
+    chameleon,
+    janus,
+    llava,
+    picture,
+    shaken,
+    vocabulary_map,
+)
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
-MADE: dict[str, Callable[[Path], tuple[Path, Any]]] = {"janus": janus}
+MADE: dict[str, Callable[[Path], tuple[Path, Any]]] = {
+    "janus": janus,
+    "llava": llava,
+    "llava-siglip": partial(llava, eyes="siglip_vision_model"),
+    "chameleon": chameleon,
+    "chameleon-swin": partial(chameleon, swin=True),
+}
+SEEING = [name for name in MADE if "chameleon" not in name]
 GREEDY = NextToken(temperature=0.0)
 
 
@@ -48,7 +67,7 @@ def pixels(raw: np.ndarray, mean: Any = 0.5, deviation: Any = 0.5) -> Tensor:
     return torch.from_numpy(scaled).float().permute(2, 0, 1)[None]
 
 
-def seen(pipe: Pipeline, raw: np.ndarray) -> Span:
+def look(pipe: Pipeline, raw: np.ndarray) -> Span:
     tokens, shape = pipe.braid.strand("vision").modality.tokenise(raw)
     return Span("vision", tokens, target=False, shape=shape)
 
@@ -77,12 +96,12 @@ def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
         list(convert_commands.convert(str(tmp_path / kind), tmp_path / f"{kind}-braid"))
         convert_commands.export(str(tmp_path / f"{kind}-braid"), tmp_path / f"{kind}-back")
         before, after = tensors_of(tmp_path / kind), tensors_of(tmp_path / f"{kind}-back")
-        assert before.keys() == after.keys() and len(before) > 60
+        assert before.keys() == after.keys() and len(before) > 40
         for key, tensor in before.items():
             assert after[key].dtype == tensor.dtype and torch.equal(after[key], tensor), key
         files = sorted(p.name for p in (tmp_path / kind).iterdir())
         assert files == sorted(p.name for p in (tmp_path / f"{kind}-back").iterdir())
-    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 2
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 1
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -106,7 +125,7 @@ def test_faults_of_frozen_networks_are_refused_by_name(tmp_path, name):
     source, _ = MADE[name](tmp_path / "released")
     file = source / "model.safetensors"
     tensors = load_file(file)
-    key = next(k for k in sorted(tensors) if "post_layernorm" in k or "quant_conv.weight" in k)
+    key = next(k for k in sorted(tensors) if "post_layernorm.w" in k or "quant_conv.w" in k)
     save_file({k: v for k, v in tensors.items() if k != key}, file)
     with pytest.raises(BraidError, match=f"lacks 1 tensors.*{key}"):
         braid.load(source, "cpu")
@@ -121,20 +140,47 @@ def test_faults_of_frozen_networks_are_refused_by_name(tmp_path, name):
         braid.load(source, "cpu")
 
 
-def test_what_janus_reads_of_a_picture_is_that_of_transformers(tmp_path):
-    folder, model = janus(tmp_path / "released")
+def eyes(name: str) -> dict[str, Any]:
+    """Pixels that an encoder expects."""
+    return (
+        {"mean": seen.CLIP["image_mean"], "deviation": seen.CLIP["image_std"]}
+        if (name == "llava")
+        else {}
+    )
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_what_is_read_of_a_picture_is_that_of_transformers(tmp_path, name):
+    folder, model = MADE[name](tmp_path / "released")
     pipe = braid.load(folder, "cpu")
     one, two, raw = symbols(5), symbols(7, 1), picture()
     with torch.no_grad():
         whole = torch.cat([one, torch.full((16,), 2), two])[None]
-        theirs = model(input_ids=whole, pixel_values=pixels(raw)).logits[0]
+        theirs = model(input_ids=whole, pixel_values=pixels(raw, **eyes(name))).logits[0]
         alone = model(input_ids=two[None]).logits[0]
-    document = [Span("text", one), seen(pipe, raw), Span("text", two)]
+    document = [Span("text", one), look(pipe, raw), Span("text", two)]
     ours = predictions(pipe, document, [Span("text", two)])["text"]
     assert theirs.std() > 0.5
     assert (ours[1:5] - theirs[:4]).abs().max() <= 1e-4
     assert (ours[5:12] - theirs[20:27]).abs().max() <= 1e-4
     assert (ours[13:] - alone[:6]).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_answers_in_a_batch_are_those_of_transformers_alone(tmp_path, name):
+    folder, model = MADE[name](tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    before = [symbols(n, n) for n in (3, 9, 5)]
+    after = [symbols(n, n + 20) for n in (4, 1, 12)]
+    raws = [picture(seed=i) for i in range(3)]
+    looked = [pipe.braid.strand("vision").modality.encode(raw) for raw in raws]
+    parts = [Known("text", before), Known("vision", looked), Known("text", after)]
+    done = generate(pipe.braid, [*parts, Opening("text", (32,))], torch.arange(3), {3: GREEDY})
+    for row, (one, raw, two) in enumerate(zip(before, raws, after, strict=True)):
+        ids = [*one.tolist(), *[2] * 16, *two.tolist()]
+        theirs = greedy(model, ids, 32, pixel_values=pixels(raw, **eyes(name)))
+        ours = done.tokens[3][row][done.used[3][row]].tolist()
+        assert len({*theirs}) > 5 and ours == theirs
 
 
 def test_what_janus_draws_is_that_of_transformers(tmp_path):
@@ -152,22 +198,6 @@ def test_what_janus_draws_is_that_of_transformers(tmp_path):
     wanted = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
     made = np.array(pipe.braid.strand("image").modality.decode(codes, (4, 4)))
     assert made.std() > 10 and np.abs(made.astype(int) - wanted).max() <= 1
-
-
-def test_janus_answers_in_a_batch_as_transformers_does_alone(tmp_path):
-    folder, model = janus(tmp_path / "released")
-    pipe = braid.load(folder, "cpu")
-    before = [symbols(n, n) for n in (3, 9, 5)]
-    after = [symbols(n, n + 20) for n in (4, 1, 12)]
-    raws = [picture(seed=i) for i in range(3)]
-    looked = [pipe.braid.strand("vision").modality.encode(raw) for raw in raws]
-    parts = [Known("text", before), Known("vision", looked), Known("text", after)]
-    done = generate(pipe.braid, [*parts, Opening("text", (32,))], torch.arange(3), {3: GREEDY})
-    for row, (one, raw, two) in enumerate(zip(before, raws, after, strict=True)):
-        ids = [*one.tolist(), *[2] * 16, *two.tolist()]
-        theirs = greedy(model, ids, 32, pixel_values=pixels(raw))
-        ours = done.tokens[3][row][done.used[3][row]].tolist()
-        assert len({*theirs}) > 5 and ours == theirs
 
 
 @pytest.mark.parametrize("weight", [3.0, 1.5])
@@ -232,3 +262,132 @@ def test_symbols_of_a_picture_are_the_rows_nearest_in_direction(tmp_path):
         rows = network.quantize.embedding.weight
         wanted = torch.cosine_similarity(latents[:, None], rows[None], -1).argmax(-1)
     assert image.encode(raw).tolist() == wanted.tolist()
+
+
+NUMBERS = [
+    v
+    for k, v in sorted(
+        ((int(k[6:-1].translate(str.maketrans("ABCDEFGHIJ", "0123456789"))), v))
+        for k, v in vocabulary_map().items()
+        if k.startswith("IMG")
+    )
+]
+"""Symbol of each code of the small Chameleon."""
+ORDERS = ["chameleon", "chameleon-swin"]
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_chameleon_predicts_is_that_of_transformers(tmp_path, name):
+    folder, model = MADE[name](tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    one, codes, two = symbols(5, size=280), symbols(16, size=16, first=0), symbols(7, 1, size=280)
+    numbers = torch.tensor(NUMBERS)
+    with torch.no_grad():
+        whole = torch.cat([one, numbers[codes], two])[None]
+        theirs = model(input_ids=whole).logits[0]
+        drawn = model.lm_head(model.model(input_ids=whole).last_hidden_state)[0][:, numbers]
+    document = [Span("text", one), Span("image", codes, shape=(4, 4)), Span("text", two)]
+    ours = predictions(pipe, document, [Span("text", two)])
+    assert theirs[:, 4:280].std() > 0.5 and drawn.std() > 0.5
+    assert (ours["text"][1:5] - theirs[:4]).abs().max() <= 1e-4
+    assert (ours["text"][5:12] - theirs[20:27]).abs().max() <= 1e-4
+    assert (ours["image"] - drawn[4:20]).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_chameleon_answers_in_a_batch_as_transformers_does_alone(tmp_path, name):
+    folder, model = MADE[name](tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    image = pipe.braid.strand("image").modality
+    before = [symbols(n, n, size=280) for n in (3, 9, 5)]
+    after = [symbols(n, n + 20, size=280) for n in (4, 1, 12)]
+    raws = [picture(8, seed=i) for i in range(3)]
+    parts = [Known("text", before), Known("image", [image.encode(r) for r in raws])]
+    parts += [Known("text", after), Opening("text", (32,))]
+    done = generate(pipe.braid, parts, torch.arange(3), {3: GREEDY})
+    for row, (one, raw, two) in enumerate(zip(before, raws, after, strict=True)):
+        ids = [*one.tolist(), *[2] * 16, *two.tolist()]
+        theirs = greedy(model, ids, 32, pixel_values=pixels(raw))
+        if BEGIN in theirs:  # a picture opens, and the hole of text ends
+            theirs = theirs[: theirs.index(BEGIN) + 1]
+        ours = done.tokens[3][row][done.used[3][row]].tolist()
+        assert len(theirs) > 20 and ours == theirs
+
+
+def test_chameleon_draws_symbols_of_pictures_alone(tmp_path):
+    folder, model = chameleon(tmp_path / "released")
+    pipe = braid.load(folder, "cpu")
+    prompts = [symbols(n, n, size=280) for n in (6, 2)]
+    parts = [Known("text", prompts), Opening("image", (4, 4))]
+    done = generate(pipe.braid, parts, torch.arange(2), {1: GREEDY})
+    numbers = torch.tensor(NUMBERS)
+    for row, prompt in enumerate(prompts):
+        ids = prompt
+        for _ in range(16):
+            with torch.no_grad():
+                hidden = model.model(input_ids=ids[None]).last_hidden_state[0, -1]
+            ids = torch.cat([ids, numbers[model.lm_head(hidden)[numbers].argmax()][None]])
+        drawn = numbers[done.tokens[1][row]].tolist()
+        assert len({*drawn}) > 2 and drawn == ids[len(prompt) :].tolist()
+
+
+def test_a_picture_that_chameleon_draws_has_no_decoder(tmp_path):
+    folder, _ = chameleon(tmp_path / "released")
+    with pytest.raises(BraidError, match="has no decoder"):
+        braid.load(folder, "cpu")(["the cat", Hole("image")])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vocabulary_map": {"<image>": 2, "IMGIMGAZ": 280}}, "names 1 symbols of pictures"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ],
+)
+def test_what_chameleon_cannot_be_is_refused(tmp_path, change, told):
+    folder, _ = chameleon(tmp_path / "released")
+    with pytest.raises(BraidError, match=told):
+        braid.load(edited(folder, **change), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vision_feature_layer": [-2, -1]}, "only a single one is supported"),
+        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy"),
+        ({"projector_hidden_act": "relu"}, "projector_hidden_act"),
+    ],
+)
+def test_what_llava_cannot_be_is_refused(tmp_path, change, told):
+    folder, _ = llava(tmp_path / "released")
+    with pytest.raises(BraidError, match=told):
+        braid.load(edited(folder, **change), "cpu")
+
+
+def test_older_names_of_a_vision_tower_are_read_and_written_back(tmp_path):
+    folder, _ = llava(tmp_path / "released")
+    file = folder / "model.safetensors"
+    older = {
+        k.replace("vision_tower.", "vision_tower.vision_model."): v
+        for k, v in load_file(file).items()
+    }
+    save_file(older, file, {"format": "pt"})
+    list(convert_commands.convert(str(folder), tmp_path / "braid"))
+    convert_commands.export(str(tmp_path / "braid"), tmp_path / "back")
+    after = tensors_of(tmp_path / "back")
+    assert after.keys() == older.keys() and all(torch.equal(older[k], after[k]) for k in older)
+
+
+@pytest.mark.parametrize("kind", ["Siglip", "CLIP"])
+def test_an_encoder_alone_gives_the_features_of_transformers(tmp_path, kind):
+    config = getattr(transformers, f"{kind}VisionConfig")(**EYES, intermediate_size=48)
+    encoder = shaken(getattr(transformers, f"{kind}VisionModel")(config))
+    encoder.save_pretrained(tmp_path / "encoder")
+    raw = picture()
+    for layer in (None, -2):
+        vision = Vision(encoder=str(tmp_path / "encoder"), channels=3, layer=layer)
+        with torch.no_grad():
+            out = encoder(pixels(raw), output_hidden_states=True)
+        wanted = out.last_hidden_state if layer is None else out.hidden_states[layer]
+        ours = vision.encode(raw)
+        assert ours.shape == (16, 24) and (ours - wanted[0, -16:]).abs().max() <= 1e-4

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from braid import parallel
 from braid.errors import BraidError
 from braid.parallel import World, join
+from braid.parallel.sharding import split
+from tests.laws import models
 from tests.parallel import work
 from tests.parallel.ranks import call
 
@@ -39,6 +43,13 @@ def test_an_environment_that_contradicts_itself_is_refused(environment, said):
         environment = whole | environment
     with pytest.raises(BraidError, match=said):
         join(environment=environment)
+
+
+def test_gains_of_each_head_are_not_split():
+    made = models.build(models.experiment("chameleon", "transformer.qk_norm=heads"))
+    two = SimpleNamespace(size=lambda: 2)  # a mesh needs as many processes
+    with pytest.raises(BraidError, match="gains of each head's own"):
+        split(made, two)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class Codec(nn.Module):
         stride: pixels along an edge of a cell, or samples of a frame.
         channels: channels of a picture; 1 for sound.
         rate: samples a second; 0 for pictures.
+        decodes: whether codes become media again.
         card: what it was trained on and what was measured, as JSON.
     """
 
@@ -74,6 +75,7 @@ class Codec(nn.Module):
     stride: int
     channels: int = 1
     rate: int = 0
+    decodes: bool = True
     card: dict[str, Any]
 
     def encode(self, media: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class SymbolCodec(Codec):
                 "from another class, or from a newer version: update the library"
             ) from e
         options = self.model.config
-        self.directions = model == "JanusVQVAE"
+        self.directions, self.decodes = model == "JanusVQVAE", hasattr(self.model, "decoder")
         self.stride = 2 ** (len(options.channel_multiplier) - 1)
         self.channels, self.space = options.in_channels, Discrete(options.num_embeddings)
 
@@ -81,11 +81,8 @@ class SymbolCodec(Codec):
         Raises:
             BraidError: the network has no decoder.
         """
-        if not hasattr(self.model, "decoder"):
-            raise BraidError(
-                f"transformers' {self.options['model']} has no decoder, so its symbols give no "
-                "picture; read them with braid.generation.generate"
-            )
+        if not self.decodes:
+            raise BraidError(f"transformers' {self.options['model']} has no decoder")
         vectors = self.table()[codes].movedim(-1, 1).contiguous()
         return self.model.decoder(self.model.post_quant_conv(vectors)).clamp(-1, 1)
 
