@@ -219,6 +219,22 @@ class DataConfig(Model):
         return self
 
 
+class LoraConfig(Model):
+    """Low-rank adapters: weights stay as they are, and small matrices beside them learn."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of what is added to a matrix."""
+    alpha: float = Field(default=16.0, gt=0)
+    """What is added is scaled by alpha / rank."""
+    within: tuple[str, ...] = Field(default=("transformer",), min_length=1)
+    """Modules whose linear layers get adapters, and in which nothing else learns."""
+
+
+def _lora(value: object) -> object:
+    """Read a bare number as a rank."""
+    return {"rank": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class TrainConfig(Model):
     """How long and how to train."""
 
@@ -260,6 +276,13 @@ class TrainConfig(Model):
 
     A modality described as there keeps what it knows: the vocabulary is not fitted anew.
     """
+    freeze: tuple[str, ...] = ()
+    """What does not learn: strands, modules or patterns of parameters' names, such as "image",
+    "transformer.blocks.0", "*.bias"."""
+    rates: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """A strand, a module or a pattern -> factor of its learning rate; the last that fits counts."""
+    lora: Annotated[LoraConfig | None, BeforeValidator(_lora)] = None
+    """Adapters instead of the transformer's weights (needs peft); a bare number is their rank."""
     matmul: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products."""
     compile: bool = False
@@ -462,7 +485,8 @@ def override(experiment: M, settings: Sequence[str]) -> M:
                     "whole first"
                 )
         open_ended = isinstance(node, dict) and (
-            "kind" in node or keys[-2:-1] in (["tasks"], ["columns"], ["fields"], ["mix"])
+            "kind" in node
+            or keys[-2:-1] in (["tasks"], ["columns"], ["fields"], ["mix"], ["rates"])
         )
         if not isinstance(node, dict) or (keys[-1] not in node and not open_ended):
             raise _no_key(path, keys[-1], node)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import calling, checkpoints, config, publishing, quantisation, storage
+from braid import adapting, calling, checkpoints, config, publishing, quantisation, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
@@ -329,7 +329,8 @@ class Pipeline:
                 tree["strands"][name]["modality"][option] = f"{name}-{option}"
         storage.save(
             Path(path),
-            {"model": dict(self.braid.named_parameters())},  # what is tied is written once
+            # what is tied is written once, and adapters are in the weights beside them
+            {"model": adapting.merged(self.braid)},
             {"experiment": tree, "modalities": states},
             {f"{n}-{o}": f for n, m in self._known.items() for o, f in m.folders().items()},
         )
@@ -625,6 +626,8 @@ def load(
     if weights.is_file():
         storage.fill(braid, storage.read_each(weights), str(weights))
     else:
+        if experiment.train.lora is not None:
+            adapting.prepare(braid, experiment.train)
         newest = _newest(folder, ("model", "ema") if experiment.train.ema else ("model",))
         tensors = checkpoints.read(newest, "model")
         if experiment.train.ema:
@@ -634,6 +637,7 @@ def load(
                 if first[p] in tensors:
                     tensors[name] = tensors[first[p]]
         storage.adopt(braid, tensors, str(newest))
+        adapting.merge(braid)
     laid = quantisation.lay_out(braid, where, precision, quantise, offload)
     return Pipeline(laid, experiment, folder)
 

@@ -6,13 +6,15 @@ Write a function, add a line to RECIPES.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from braid.config import Experiment, explained, load, override
-from braid.errors import unknown
+from braid.errors import BraidError, unknown
+from braid.recipes.adapt_ar import adapt_ar
 from braid.recipes.digits import digits
 from braid.recipes.image_text import image_text
 from braid.recipes.omni import omni
@@ -22,6 +24,7 @@ from braid.recipes.speech import speech
 from braid.recipes.toy import toy
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
+    "adapt-ar": adapt_ar,
     "cifar10": cifar10,
     "digits": digits,
     "emoji": emoji,
@@ -37,26 +40,33 @@ def resolve(name: str, settings: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a recipe's name or of a file, with `key.path=value` overrides.
 
     A setting without a dot, such as paradigm=transfusion, is an argument of the recipe where it has
-    one of that name.
+    one of that name. A recipe with an argument `settings` gets the others and applies them itself.
     """
     if name in RECIPES:
         recipe = RECIPES[name]
-        arguments = dict(
-            s.split("=", 1)
-            for s in settings
-            if s.partition("=")[0] in inspect.signature(recipe).parameters
-        )
-        rest = [s for s in settings if s.partition("=")[0] not in arguments]
+        known = inspect.signature(recipe).parameters
+        own = [s for s in settings if s.partition("=")[0] in known.keys() - {"settings"}]
+        rest = [s for s in settings if s not in own]
+        arguments: dict[str, Any] = dict(s.split("=", 1) for s in own)
+        _complete(name, arguments)
         try:
-            made = recipe(**arguments)
+            if "settings" in known:
+                return recipe(**arguments, settings=rest)
+            return override(recipe(**arguments), rest)
         except ValidationError as e:  # such as a codec that is not there yet
             raise explained(e, Experiment) from e
-        return override(made, rest)
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
         return override(
             load(Path(name) / "experiment.json" if Path(name).is_dir() else Path(name)), settings
         )
     raise unknown("recipe", name, RECIPES)
+
+
+def _complete(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse a recipe without an argument that it cannot do without."""
+    for parameter in inspect.signature(RECIPES[name]).parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise BraidError(f"recipe {name!r} needs {parameter.name}=...; add it")
 
 
 def describe() -> dict[str, str]:
@@ -66,6 +76,7 @@ def describe() -> dict[str, str]:
 
 __all__ = [
     "RECIPES",
+    "adapt_ar",
     "describe",
     "digits",
     "image_text",

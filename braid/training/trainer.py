@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from braid import config, parallel, storage
+from braid import adapting, config, parallel, storage
 from braid.braid import Braid
 from braid.checkpoints import Checkpoints, Lock
 from braid.config import Experiment
@@ -141,7 +141,9 @@ class Trainer:
             for held_out in (False, True)
         )
         if begin is not None:
-            self._say(start_from(self.braid, begin.braid, str(c.start)))
+            for line in start_from(self.braid, begin.braid, str(c.start)).lines():
+                self._say(line)
+        adapting.prepare(self.braid, c)
         self._lay_out()
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
@@ -159,6 +161,11 @@ class Trainer:
             raise BraidError(
                 "parallel.offload, parallel.tensor and parallel.shard need several processes, or "
                 "one under a launcher; start with torchrun"
+            )
+        if p.tensor > 1 and self.experiment.train.lora is not None:
+            raise BraidError(
+                "parallel.tensor splits matrices that train.lora has adapters beside; use "
+                "parallel.tensor=1 (parallel.shard shards adapters too)"
             )
         replicate, shard, _ = parallel.mesh_shape(self.world.size, p.shard, p.tensor)
         return replicate * shard
@@ -334,7 +341,7 @@ class Trainer:
         self.braid.train()
         lr = c.learning_rate * rate(self.state.step, self.progress, c.warmup, c.final_rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         counts = self._counts(batches)
         losses = torch.zeros(1 + len(counts), dtype=torch.float64)
         for batch in batches:
@@ -474,7 +481,7 @@ class Trainer:
             seconds=round(s.seconds, 2),
             tokens=s.tokens,
             tokens_per_second=round(speed),
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.optimizer.param_groups[0]["lr"],  # its factor is 1
             gradient_norm=result.norm,
             memory_bytes=_memory(self.device),
             flops_per_second=round(flops),
