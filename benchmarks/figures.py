@@ -118,6 +118,7 @@ def finish(
     results: Any,
     *,
     threads: int = 1,
+    limits: dict[str, float] | None = None,
     **versions: str,
 ) -> None:
     """Print the figures, a line each, and write them with all that was measured.
@@ -128,6 +129,7 @@ def finish(
         figures: the first of them stands for the benchmark in `make bench`.
         results: all that was measured, as JSON takes it.
         threads: of torch, at which the limits are measured.
+        limits: operations and bytes a second where they are not the processor's.
         versions: of the packages on either side; those of Python and torch are known.
     """
     import torch
@@ -137,12 +139,14 @@ def finish(
     if to is None:
         return
     torch.set_num_threads(threads)
+    if limits is None:
+        limits = {"flops_per_second": matrix_peak(), "bytes_per_second": bandwidth()}
     told = {
         "benchmark": benchmark,
         "machine": machine(),
         "threads": threads,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **versions},
-        "limits": {"flops_per_second": matrix_peak(), "bytes_per_second": bandwidth()},
+        "limits": limits,
         "figures": [asdict(f) for f in figures],
         "results": results,
     }

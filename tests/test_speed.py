@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +73,16 @@ def test_figures_are_written_with_the_machine_and_its_limits(figures, tmp_path):
     assert told["results"] == {"x": [1.2346]}
     assert told["versions"]["peer"] == "p==1"
     assert told["limits"]["bytes_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_small(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--small", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, tmp_path / "gpu.json"], env=environment, check=True)
+    figures = json.loads((tmp_path / "gpu.json").read_text())["figures"]
+    assert any("utilisation" in f["what"] for f in figures)
+    assert all(f["limit"] > 0 for f in figures)
 
 
 def test_make_bench_runs_scripts_that_exist(monkeypatch):
