@@ -215,11 +215,19 @@ def convert(
     cache_dir: Annotated[
         Path | None, typer.Option("--cache-dir", help="Where models of the Hub are kept.")
     ] = None,
+    pickled_tables: Annotated[
+        bool,
+        typer.Option(
+            "--pickled-tables",
+            help="Read tables of embeddings out of pickles, none of which is run.",
+        ),
+    ] = False,
 ) -> None:
     """Turn a released model into one of braid; see docs/checkpoints.md for those it knows."""
     from braid import convert_commands
 
-    for line in convert_commands.convert(source, folder, revision, token, cache_dir):
+    made = convert_commands.convert(source, folder, revision, token, cache_dir, pickled_tables)
+    for line in made:
         print(line)
 
 

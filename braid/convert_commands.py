@@ -17,6 +17,7 @@ def convert(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: Path | None = None,
+    pickled_tables: bool = False,
 ) -> Iterator[str]:
     """Turn a released model into a folder that `braid.load` reads; yields lines about it.
 
@@ -26,17 +27,20 @@ def convert(
         revision: branch, tag or commit of a Hub id.
         token: of a Hub id that is not public.
         cache_dir: where models of the Hub are kept.
+        pickled_tables: read tables of embeddings out of pickles, none of which is run.
 
     Raises:
         BraidError: there is no such model, or no family that it belongs to.
     """
-    place = reading.find(source, revision=revision, token=token, cache_dir=cache_dir)
+    place = reading.find(
+        source, revision=revision, token=token, cache_dir=cache_dir, pickled=pickled_tables
+    )
     if place is None:
         raise BraidError(
             f"{source!r} is no released model; give a folder with config.json and safetensors, or "
             "a Hub id such as owner/name"
         )
-    released = reading.load(place)
+    released = reading.load(place, pickled=pickled_tables)
     yield from released.notes
     made = Pipeline(released.braid, released.experiment)
     made.save(folder)

@@ -73,9 +73,9 @@ def fetch(
     return Path(snapshot)
 
 
-def refuse_pickle(folder: Path) -> None:
-    """Refuse a folder without safetensors; name the pickles that it has instead."""
-    if any(folder.glob("*.safetensors")):
+def refuse_pickle(folder: Path, wanted: str = "*.safetensors") -> None:
+    """Refuse a folder without safetensors of a pattern; name the pickles that it has instead."""
+    if any(folder.glob(wanted)):
         return
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
     found = f"only {', '.join(pickled)}, and unpickling runs code" if pickled else "no weights"

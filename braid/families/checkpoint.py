@@ -48,8 +48,9 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        hub.refuse_pickle(folder)
         index = folder / INDEX
+        pickled = not index.is_file() and any(folder.glob("pytorch_model*"))
+        hub.refuse_pickle(folder, SINGLE if pickled else "*.safetensors")
         promised = _promised(index) if index.is_file() else None
         if promised is None and not (folder / SINGLE).is_file():
             raise BraidError(

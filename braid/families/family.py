@@ -90,6 +90,8 @@ class Family:
         ignored: released names that hold nothing learned ({} is a number); export leaves them out.
         parts: the frozen networks that config.json describes.
         former: how names begin -> how they began in older releases, which are read as well.
+        tables: strand-option -> file, without its suffix, of the embeddings that a modality
+            compares.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Family:
     ignored: tuple[str, ...] = ("model.layers.{}.self_attn.rotary_emb.inv_freq",)
     parts: Callable[[Config], Sequence[Part]] = _no_parts
     former: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

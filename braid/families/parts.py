@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from braid import storage
 from braid.braid import Braid
 from braid.errors import BraidError
+from braid.families import tables
 from braid.families.checkpoint import Checkpoint
 from braid.families.family import (
     Config,
@@ -32,6 +33,7 @@ from braid.families.family import (
 from braid.hub import library
 from braid.modalities import codecs
 from braid.modalities.codecs import SymbolCodec
+from braid.modalities.mixed_text import TABLE
 
 CARRIED = "carried.safetensors"
 """File of a part's folder with the tensors that its network has no use for."""
@@ -137,11 +139,19 @@ def planned(family: Family, part: Part, config: Config, names: Iterable[str]) ->
     return as_found(part_plan(family, part, config, own), family.former, names)
 
 
-def cut(family: Family, config: Config, checkpoint: Checkpoint) -> dict[str, Cut]:
-    """Cut the frozen networks out of a release, each into a temporary folder.
+def cut(
+    family: Family, config: Config, checkpoint: Checkpoint, pickled: bool = False
+) -> dict[str, Cut]:
+    """Cut the frozen networks and the tables out of a release, each into a temporary folder.
+
+    Args:
+        family: its family.
+        config: its config.json.
+        checkpoint: its tensors.
+        pickled: read tables that are pickles, see `tables.read`.
 
     Returns:
-        name of a part -> its folder, which the caller removes.
+        name of a part or a table -> its folder, which the caller removes.
 
     Raises:
         BraidError: a tensor is missing or of another shape, or a file is damaged.
@@ -152,6 +162,12 @@ def cut(family: Family, config: Config, checkpoint: Checkpoint) -> dict[str, Cut
             root = Path(tempfile.mkdtemp(prefix="braid-"))
             out[part.name] = Cut(root / part.name, set())
             out[part.name].names.update(_cut(family, part, config, checkpoint, root / part.name))
+        for name, stem in family.tables.items():
+            table = tables.read(checkpoint.folder, stem, pickled)
+            root = Path(tempfile.mkdtemp(prefix="braid-"))
+            out[name] = Cut(root / name, set())
+            out[name].place.mkdir()
+            save_file({"table": table}, out[name].place / TABLE, {"format": "pt"})
     except BaseException:
         remove(out)
         raise
@@ -209,6 +225,16 @@ def check_shapes(
                 f"{', '.join(map(str, given))}, which does not give {', '.join(step.own)} of shape "
                 f"{', '.join(map(str, wanted))}; config.json belongs to other weights"
             )
+
+
+def held_tables(family: Family, braid: Braid) -> dict[str, Tensor]:
+    """Return the tables of a model under the names of their files, for export."""
+    out = {}
+    for name, stem in family.tables.items():
+        strand, _, option = name.rpartition("-")
+        folder = braid.strand(strand).modality.folders()[option]
+        out[f"{stem}.safetensors"] = storage.read_tensors(folder / TABLE)["table"]
+    return out
 
 
 def held(

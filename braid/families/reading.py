@@ -45,6 +45,9 @@ SMALL = (
 WANTED = (*SMALL, "*.json", "*.safetensors")
 """What is fetched from the Hub: no pickle, no code."""
 
+PICKLED = ("*_embedding.pt",)
+"""What is fetched further where a user lets tables of embeddings be unpickled."""
+
 TENSORS = "tensors.json"
 """Among the small files: the released file of each tensor and its type, for export."""
 
@@ -73,10 +76,11 @@ def find(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    pickled: bool = False,
 ) -> Path | None:
     """Return the folder of a released model: itself, or a Hub id's in the cache.
 
-    None where nothing looks like one.
+    None where nothing looks like one. With `pickled`, pickled tables are fetched as well.
 
     Raises:
         BraidError: the Hub does not give it.
@@ -89,7 +93,7 @@ def find(
     return hub.fetch(
         "model",
         str(place),
-        WANTED,
+        (*WANTED, *PICKLED) if pickled else WANTED,
         revision=revision,
         token=token,
         cache_dir=cache_dir,
@@ -118,12 +122,13 @@ def family_of(config: Config, where: str) -> Family:
     raise unknown("architecture", str(named[0]), known)
 
 
-def load(folder: Path, dtype: torch.dtype | None = None) -> Released:
+def load(folder: Path, dtype: torch.dtype | None = None, pickled: bool = False) -> Released:
     """Read a released folder.
 
     Args:
         folder: config.json, safetensors, and a tokenizer.json if there is one.
         dtype: precision of the weights; None keeps the released one.
+        pickled: read tables of embeddings that are pickles, see `tables.read`.
 
     Raises:
         BraidError: the architecture or an option of it is unknown; a tensor is missing, unknown or
@@ -139,7 +144,7 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> Released:
         )
     checkpoint = Checkpoint(folder)
     files[TENSORS] = json.dumps({n: [e.file, e.dtype] for n, e in checkpoint.entries.items()})
-    cuts = parts.cut(family, config, checkpoint)
+    cuts = parts.cut(family, config, checkpoint, pickled)
     try:
         return _load(folder, family, config, files, checkpoint, cuts, dtype)
     except BaseException:
@@ -174,9 +179,9 @@ def _load(
     parts.check_shapes(present, checkpoint, shapes)
     dtype = dtype or checkpoint.dtype(steps.released())
     storage.fill(braid, _tensors(present, checkpoint, shapes, dtype), repr(str(folder)))
-    for part in family.parts(config):  # modalities read there when they are first used
-        modality, place = braid.strand(part.strand).modality, cuts[part.name].place
-        weakref.finalize(modality, shutil.rmtree, place.parent, ignore_errors=True)
+    for name, cut in cuts.items():  # modalities read there when they are first used
+        modality = braid.strand(name.rpartition("-")[0]).modality
+        weakref.finalize(modality, shutil.rmtree, cut.place.parent, ignore_errors=True)
     return Released(braid, experiment, family, _notes(config, files))
 
 

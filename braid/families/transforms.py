@@ -65,6 +65,19 @@ class Split(Transform):
 
 
 @dataclass(frozen=True)
+class Batched(Transform):
+    """Released tensors that have a leading axis of 1, such as learned positions."""
+
+    def read(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """Take the axis away; one of another length stays and is refused by its shape."""
+        return [t.squeeze(0) for t in tensors]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Put it back."""
+        return [t[None] for t in tensors]
+
+
+@dataclass(frozen=True)
 class Transposed(Transform):
     """Matrices whose rows are the model's columns."""
 

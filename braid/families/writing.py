@@ -64,6 +64,8 @@ def export(braid: Braid, folder: Path) -> None:
             mine = [name for name, (its, _) in kept.items() if its == file]
             tensors = {name: made(name) for name in mine}
             save_file(tensors, temporary / file, {"format": "pt"})
+        for name, table in parts.held_tables(family, braid).items():
+            save_file({"weight": table}, temporary / name, {"format": "pt"})
         for name, text in files.items():
             if name != TENSORS:
                 (temporary / name).write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class MixedText(ReleasedText):
         length: int = 128,
         blank: int | None = None,
         never: tuple[tuple[int, int], ...] = (),
+        after: tuple[int, ...] = (),
         table: str | None = None,
     ) -> None:
         """Make the text modality of a released model; its files come with `load_state`.
@@ -43,6 +45,8 @@ class MixedText(ReleasedText):
             blank: symbol that stands for each symbol of a text that guidance withholds; None
                 leaves the text out.
             never: ranges (first, end) of symbols that no text holds, such as those of pictures.
+            after: symbols that stand after a picture; a text of nothing else gets no end, and
+                guidance lets them stay.
             table: folder with the embeddings that a metric path compares, or None.
         """
         super().__init__(name, size, begin, ends, frames, length)
@@ -54,13 +58,24 @@ class MixedText(ReleasedText):
                     f"mixed_text never: range {(first, end)} is out of range; the vocabulary has "
                     f"{size} symbols"
                 )
-        self.blank, self.never, self.source_of_metric = blank, tuple(never), table
+        for i in after:
+            if not 0 <= i < size:
+                raise BraidError(f"mixed_text after: symbol {i} is out of range; use 0..{size - 1}")
+        self.blank, self.never, self.after = blank, tuple(never), tuple(after)
+        self.source_of_metric = table
+
+    def encode(self, raw: str | Sequence[str], following: str | None = None) -> Tensor:
+        """Return the symbols; a frame symbol or the end follows where it has to."""
+        ids = self.symbols(raw)
+        if following is None and {*ids} <= {*self.after}:
+            return torch.tensor(ids, dtype=torch.int64)
+        return super().encode(raw, following)
 
     def withheld(self, tokens: Tensor) -> Tensor | None:
         """Return the text blanked: only what opens a document or a picture stays."""
         if self.blank is None:
             return None
-        stays = tokens.new_tensor([*self.begin, *self.before.values()])
+        stays = tokens.new_tensor([*self.begin, *self.before.values(), *self.after])
         return torch.where(torch.isin(tokens, stays), tokens, self.blank)
 
     def head(self, width: int) -> nn.Module:

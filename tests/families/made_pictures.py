@@ -114,6 +114,115 @@ def chameleon(folder: Path, seed: int = 0, swin: bool = False) -> tuple[Path, An
     return with_tokenizer(folder), model
 
 
+def fudoki(folder: Path, seed: int = 0) -> tuple[Path, Any]:
+    """Write a small FUDOKI; return the folder, and a Janus of transformers with its weights."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer
+
+    _, model = janus(folder, seed)
+    tensors = first_names(model.state_dict())
+    tensors["gen_vision_model.quantize.codebook_used"] = torch.arange(7.0)
+    tensors["vision_model.vision_tower.attn_pool.latent"] = torch.ones(1, 1, 24)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    rng = torch.Generator().manual_seed(seed + 1)
+    for name, shape in (("text", (PLAIN["vocab_size"], 12)), ("image", (64, 8))):
+        table = {"weight": torch.randn(shape, generator=rng)}
+        save_file(table, folder / f"{name}_embedding.safetensors", {"format": "pt"})
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<begin_of_image>", "<end_of_image>", "<pad>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "generation_config.json").unlink()
+    small_json(folder, "tokenizer_config.json", pad_token="<pad>")
+    small_json(folder, "config.json", **FIRST_CONFIG)
+    return folder, model
+
+
+PROJECTOR = {"projector_type": "mlp_gelu", "depth": 2, "n_embed": 32}
+FIRST_CONFIG = {
+    "architectures": ["MultiModalityCausalLM"],
+    "model_type": "multi_modality",
+    "vision_config": {
+        "cls": "CLIPVisionTower",
+        "params": {
+            "model_name": "siglip_large_patch16_384",
+            "image_size": 16,
+            "patch_size": 4,
+            "width": 24,
+            "layers": 3,
+            "heads": 2,
+            "mlp_ratio": 2,
+        },
+    },
+    "aligner_config": {"cls": "MlpProjector", "params": {**PROJECTOR, "input_dim": 24}},
+    "gen_vision_config": {
+        "cls": "VQ-16",
+        "params": {
+            "image_token_size": 64,
+            "n_embed": 8,
+            "ch": 32,
+            "ch_mult": [1, 1],
+            "num_res_blocks": 1,
+            "z_channels": 32,
+        },
+    },
+    "gen_aligner_config": {"cls": "MlpProjector", "params": {**PROJECTOR, "input_dim": 8}},
+    "gen_head_config": {
+        "cls": "vision_head",
+        "params": {"image_token_embed": 32, "image_token_size": 64, "n_embed": 32},
+    },
+    "language_config": {"model_type": "llama", "num_key_value_heads": 2, **PLAIN},
+}
+"""The config.json of a small FUDOKI."""
+
+FIRST_NAMES = (
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.generation_embeddings.", "gen_embed."),
+    ("model.generation_aligner.fc1.", "gen_aligner.layers.0."),
+    ("model.generation_aligner.hidden_layers.0.", "gen_aligner.layers.2."),
+    ("model.generation_head.proj_out.", "gen_head.output_mlp_projector."),
+    ("model.generation_head.vision_head.", "gen_head.vision_head."),
+    ("model.aligner.fc1.", "aligner.layers.0."),
+    ("model.aligner.hidden_layers.0.", "aligner.layers.2."),
+    ("model.vqmodel.", "gen_vision_model."),
+    (
+        "model.vision_model.embeddings.patch_embedding.",
+        "vision_model.vision_tower.patch_embed.proj.",
+    ),
+    ("model.vision_model.post_layernorm.", "vision_model.vision_tower.norm."),
+    ("model.vision_model.encoder.layers.", "vision_model.vision_tower.blocks."),
+    (".layer_norm", ".norm"),
+    (".self_attn.projection_layer.", ".attn.proj."),
+    ("coder.down.", "coder.conv_blocks."),
+    ("coder.up.", "coder.conv_blocks."),
+    (".mid.block_1.", ".mid.0."),
+    (".mid.attn_1.", ".mid.1."),
+    (".mid.block_2.", ".mid.2."),
+)
+
+
+def first_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors of transformers' Janus in the layout of its first releases."""
+    import torch
+
+    out = {}
+    for name, tensor in state.items():
+        new = name
+        for here, there in FIRST_NAMES:
+            new = new.replace(here, there)
+        if "conv_blocks" in new:
+            new = new.replace(".block.", ".res.")
+        if name == "model.vision_model.embeddings.position_embedding.weight":
+            out["vision_model.vision_tower.pos_embed"] = tensor[None].clone()
+        elif "vision_tower" in new and "q_proj" in new:
+            three = [state[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            out[new.replace("self_attn.q_proj", "attn.qkv")] = torch.cat(three)
+        elif not ("vision_tower" in new and "_proj" in new):
+            out[new] = tensor.clone()
+    return out
+
+
 def picture(side: int = 16, seed: int = 0) -> np.ndarray:
     """Return a random picture [side, side, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)

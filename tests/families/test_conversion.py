@@ -19,6 +19,7 @@ from braid.errors import BraidError
 from braid.families import FAMILIES
 from braid.families.family import Family, Rule, plan
 from braid.families.transforms import (
+    Batched,
     Constant,
     Interleaved,
     MaskRow,
@@ -360,6 +361,7 @@ WAYS: dict[str, tuple[Transform, list[tuple[int, ...]], list[tuple[int, ...]]]] 
     "same": (Same(), [(3, 2), (2,)], [(3, 2), (2,)]),
     "split": (Split(), [(9, 2)], [(5, 2), (2, 2), (2, 2)]),
     "split columns": (Split(axis=1), [(2, 9)], [(2, 4), (2, 5)]),
+    "batched": (Batched(), [(1, 3, 2)], [(3, 2)]),
     "transposed": (Transposed(), [(3, 2)], [(2, 3)]),
     "interleaved": (Interleaved(width=4), [(8, 3), (8,)], [(8, 3), (8,)]),
     "mask row": (MaskRow(2), [(5, 3)], [(6, 3)]),

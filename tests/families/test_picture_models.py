@@ -28,6 +28,7 @@ from tests.families.made_pictures import (
     BEGIN,
     EYES,
     chameleon,
+    fudoki,
     janus,
     llava,
     picture,
@@ -43,8 +44,9 @@ MADE: dict[str, Callable[[Path], tuple[Path, Any]]] = {
     "llava-siglip": partial(llava, eyes="siglip_vision_model"),
     "chameleon": chameleon,
     "chameleon-swin": partial(chameleon, swin=True),
+    "fudoki": fudoki,
 }
-SEEING = [name for name in MADE if "chameleon" not in name]
+SEEING = ["janus", "llava", "llava-siglip"]
 GREEDY = NextToken(temperature=0.0)
 
 
@@ -85,7 +87,7 @@ def greedy(model: Any, ids: list[int], n: int, **given: Any) -> list[int]:
     return made[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", [name for name in MADE if name != "fudoki"])
 def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
     source, model = MADE[name](tmp_path / "float")
     model.to(torch.bfloat16).save_pretrained(tmp_path / "half", max_shard_size="60KB")
