@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -108,3 +110,13 @@ def test_a_modality_is_one_file_and_one_line(tmp_path):
     assert re.search(r"\b([2-9]|\d\d+) passed", out), out
     assert "failed" not in out
     assert name in run(tmp_path, "-m", "braid", "recipes")
+
+
+def test_the_page_on_adaptation_says_what_was_measured():
+    spec = importlib.util.spec_from_file_location("adapt_ar", ROOT / "benchmarks" / "adapt_ar.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    found = json.loads((ROOT / "docs" / "adaptation.json").read_text())
+    page = (ROOT / "docs" / "adaptation.md").read_text()
+    assert bench.filled(page, found) == page
+    assert found["steps_to"] == bench.reached(found["curves"])
