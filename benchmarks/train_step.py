@@ -238,7 +238,7 @@ def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any
             if again >= 0:
                 times[name].append(found)
     remote.close()
-    peak = matrix_peak(), matrix_peak(time.process_time)
+    peak = matrix_peak(time.perf_counter), matrix_peak()
     work = size.rows * size.tokens
     config = models["text"].transformer.config
     floor = work * flops_per_token(config, size.tokens, 257 * size.width)
@@ -311,7 +311,7 @@ def main() -> None:
     chosen = SIZES[:1] if options.quick else SIZES if options.large else SIZES[:2]
     results = []
     for size in chosen:
-        repeats = 3 if options.quick else 5 if size.name == "82M" else 11
+        repeats = 3 if options.quick else 11 if size is SIZES[0] else 5
         results.append(measure(size, repeats, options.bf16, options.threads))
         report(results[-1])
     figures = [figure for found in results for figure in figures_of(found)]

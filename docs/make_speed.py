@@ -41,8 +41,8 @@ is one script in [benchmarks](../benchmarks), whose first lines say what is time
 1 is better, and **aim** is what was aimed at. **Limit** is what the machine would allow: the
 operations that cannot be avoided at the speed of one large matrix product, or the bytes that have
 to be read at the measured bandwidth; **of it** is the share that is reached. A dash is a number
-that is not defined there. Times are processor time unless a script says otherwise: they hold on a
-machine whose other cores are busy.
+that is not defined there. Times and limits are processor time unless a script says otherwise: they
+hold on a machine whose other cores are busy, but for what is lost to a shared cache.
 """
 
 
