@@ -72,13 +72,13 @@ def wide(width: int) -> Size:
 AXES: dict[str, tuple[str, list[int], Callable[[int], tuple[Run, float]]]] = {
     "vocabulary": (f"drawing {SYMBOLS} symbols", [1 << i for i in range(10, 18)], drawing),
     "length": (
-        "training step, tokens of a row",
+        "training step",
         [4, 8, 16, 32],
         lambda side: training(replace(BASE, side=side)),
     ),
     "steps": (f"drawing {BASE.rows} pictures", [4, 8, 16, 32], sampling),
     "batch": (
-        "training step, rows",
+        "training step",
         [1, 2, 4, 8, 16],
         lambda rows: training(replace(BASE, rows=rows)),
     ),
@@ -116,7 +116,8 @@ def measure(axis: str, repeats: int, few: bool) -> dict[str, Any]:
 def figure_of(found: dict[str, Any]) -> Figure:
     """Return the largest point of an axis."""
     last = found["points"][-1]
-    what = f"{found['what']}, {found['axis']} {last['at']}, cost ~ {found['exponent']:.2f}th power"
+    what = f"{found['what']}, {found['axis']} {last['at']:,} (grows with power "
+    what += f"{found['exponent']:.2f})"
     return Figure(what, 1e3 * last["seconds"], "ms", limit=1e3 * last["floor_seconds"])
 
 
