@@ -32,6 +32,14 @@ class Place:
     position: Tensor
     valid: Tensor
 
+    def twice(self, position: Tensor | None = None, valid: Tensor | None = None) -> Place:
+        """Return each row twice, the second time with another position or validity."""
+        position = self.position if position is None else position
+        valid = self.valid if valid is None else valid
+        return Place(
+            self.span, torch.cat([self.position, position]), torch.cat([self.valid, valid])
+        )
+
     def fields(self, index: int, causal: bool) -> Fields:
         """Return the layout fields [B, n], for tokens that begin at column `index`."""
         B, n = self.valid.shape

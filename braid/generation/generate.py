@@ -132,6 +132,23 @@ def generate(
     return _Generation(braid, parts, keys, *options).run()
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Finished tokens.
+
+    Attributes:
+        modality: name of the strand.
+        tokens: [B, n, ...].
+        place: where they stand.
+        alone: [B, n, 3], where they stand without other parts; None is there, too.
+    """
+
+    modality: str
+    tokens: Tensor
+    place: Place
+    alone: Tensor | None = None
+
+
 class _Generation:
     def __init__(
         self,
@@ -149,13 +166,14 @@ class _Generation:
         self.finished = finished
         self.keys = keys.to(braid.device)
         self.rows = len(keys)
-        self.standing: list[tuple[str, Tensor, Place]] = []  # what guidance leaves in its place
+        self.guided = guidance != 1
+        self.finished_blocks: list[_Block] = []
         self.out = Generated(
             tokens=[torch.empty(0)] * len(parts), used=[torch.empty(0)] * len(parts)
         )
 
     def run(self) -> Generated:
-        context = self.make_context(self.braid, self.rows)
+        context = self._context()
         known = [i for i, p in enumerate(self.parts) if isinstance(p, Known)]
         holes = [i for i, p in enumerate(self.parts) if isinstance(p, Opening)]
         # what comes later can be read only under a rule that looks forward
@@ -165,11 +183,38 @@ class _Generation:
             part = self.parts[i]
             if isinstance(part, Known):
                 self._read(i, part, offset, context)
-            else:
-                self._fill(i, part, offset, context, last=i == order[-1])
+                continue
+            self._fill(i, part, offset, context, last=i == order[-1])
             if self.out.stopped:
                 break
+            if self.guided and i != order[-1]:
+                context = self._context()  # in which this part is withheld, too
         return self.out
+
+    def _context(self) -> Context:
+        """Return a context of all finished blocks.
+
+        Under guidance it has each row twice, so that both predictions are one batch: the rows as
+        they are, then those from which other parts are withheld.
+        """
+        context = self.make_context(self.braid, self.rows * (2 if self.guided else 1))
+        for block in self.finished_blocks:
+            self._commit(context, block, withheld=True)
+        return context
+
+    def _commit(self, context: Context, block: _Block, withheld: bool) -> None:
+        """Add a finished block; from the rows without other parts it may be withheld."""
+        name, tokens, place = block.modality, block.tokens, block.place
+        if self.guided and withheld:
+            instead = self.braid.strand(name).modality.withheld(tokens)
+            if instead is None:
+                place = place.twice(valid=torch.zeros_like(place.valid))
+                tokens = torch.cat([tokens, tokens])
+            else:
+                place, tokens = place.twice(), torch.cat([tokens, instead])
+        elif self.guided:
+            place, tokens = place.twice(block.alone), torch.cat([tokens, tokens])
+        context.commit(name, tokens, place)
 
     def _offset(self, i: int) -> Tensor:
         """Return the sequence position at which part i starts, [B]."""
@@ -196,27 +241,17 @@ class _Generation:
         device = self.braid.device
         tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
         position[..., 0] += offset[:, None]
-        place = Place(i, position, valid)
-        context.commit(part.modality, tokens, place)
-        self._withhold(part.modality, tokens, place)
+        block = _Block(part.modality, tokens, Place(i, position, valid))
+        self._commit(context, block, withheld=True)
+        self.finished_blocks.append(block)
         self.out.tokens[i], self.out.used[i] = tokens, valid
 
-    def _withhold(self, name: str, tokens: Tensor, place: Place) -> None:
-        """Remember what stands for finished tokens where guidance withholds them."""
-        if self.guidance == 1:
-            return
-        instead = self.braid.strand(name).modality.withheld(tokens)
-        if instead is not None:
-            self.standing.append((name, instead, place))
-
-    def _alone(self) -> Context | None:
-        """Return a context without the finished parts, where there is guidance."""
-        if self.guidance == 1:
-            return None
-        alone = self.make_context(self.braid, self.rows)
-        for name, tokens, place in self.standing:
-            alone.commit(name, tokens, place)
-        return alone
+    def _stands(self) -> bool:
+        """Return whether anything stands for what guidance withholds."""
+        return any(
+            self.braid.strand(b.modality).modality.withheld(b.tokens) is not None
+            for b in self.finished_blocks
+        )
 
     def _fill(self, i: int, hole: Opening, offset: Tensor, context: Context, last: bool) -> None:
         strand = self.braid.strand(hole.modality)
@@ -224,7 +259,7 @@ class _Generation:
         if process is None or strand.sampler is None:
             raise BraidError(f"modality {hole.modality!r} is read only here; it cannot fill a hole")
         sampler = self.samplers.get(i, strand.sampler)
-        alone = self._alone()
+        stands = self.guided and self._stands()
         keys = Keys(derive(self.keys, "part", i))
         grid = modality.positions(hole.shape).to(self.braid.device)
         done, total = 0, len(hole)
@@ -237,10 +272,11 @@ class _Generation:
             valid = alive[:, None].expand(-1, n)
             position = grid[at].expand(self.rows, -1, -1)
             here = Place(i, position + _along(offset), valid)
-            readers = [(context, here)]
-            if alone is not None:
-                readers.append((alone, here if self.standing else Place(0, position, valid)))
-            x = self._block(i, hole, at, process, sampler, keys, readers)
+            # with nothing before it a part begins where a document does
+            alone = here.position if stands else position
+            x = self._block(i, hole, at, process, sampler, keys, context, here, alone)
+            block = _Block(hole.modality, x, here, alone)
+            self.finished_blocks.append(block)
             blocks.append(x)
             written.append(valid)
             done += n
@@ -250,11 +286,8 @@ class _Generation:
                 alive = alive & ~self.finished(so_far)
             if last and not (done < total and bool(alive.any())):
                 break  # nothing will read it
-            for reader, place in readers:
-                reader.commit(hole.modality, x, place)
+            self._commit(context, block, withheld=False)
         tokens, used = torch.cat(blocks, 1), torch.cat(written, 1)
-        position = grid[: tokens.shape[1]].expand(self.rows, -1, -1) + _along(offset)
-        self._withhold(hole.modality, tokens, Place(i, position, used))
         self.out.tokens[i], self.out.used[i] = tokens, used
 
     def _block(
@@ -265,9 +298,11 @@ class _Generation:
         process: Process,
         sampler: Sampler,
         keys: Keys,
-        readers: list[tuple[Context, Place]],
+        context: Context,
+        place: Place,
+        alone: Tensor,
     ) -> Tensor:
-        """Draw one block [B, n, ...]."""
+        """Draw one block [B, n, ...]; `alone` [B, n, 3] is where it stands without other parts."""
         B, n = self.rows, at.stop - at.start
         space = self.braid.strand(hole.modality).modality.space
         draft = hole.draft[:, at].to(self.braid.device) if hole.draft is not None else None
@@ -294,8 +329,12 @@ class _Generation:
             time = torch.full((B, n), t, device=x.device)
             if keep is not None:
                 time = time.masked_fill(keep, 1.0)
-            first, *others = (c.predict(hole.modality, x, time, place) for c, place in readers)
-            prediction = combine(first, others[0], self.guidance) if others else first
+            if self.guided:
+                both = torch.cat([x, x]), torch.cat([time, time])
+                found = context.predict(hole.modality, *both, place.twice(alone))
+                prediction = combine(found[:B], found[B:], self.guidance)
+            else:
+                prediction = context.predict(hole.modality, x, time, place)
             self.out.calls += 1
             if self.watch is not None:
                 belief = hold(process.belief(prediction, x, t))

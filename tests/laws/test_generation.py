@@ -249,6 +249,29 @@ def test_guidance_zero_reads_no_other_part(paradigm, name):
 
 
 @pytest.mark.parametrize(
+    ("paradigm", "name"), [(p, n) for p, n in models.CASES if "image" in models.drawn(p)]
+)
+def test_guidance_zero_reads_no_part_that_was_filled_before(paradigm, name):
+    built = pipe(paradigm).braid
+    other = "image" if name == "text" else "text"
+    hole = {n: models.pair(built, n)[1] for n in (name, other)}
+    first = hole[other].tokens.expand(4, *hole[other].tokens.shape)
+    drafts = first, first.roll(1, dims=1) if first.is_floating_point() else (first + 1) % 2
+    keep = torch.ones(first.shape[:2]).bool()
+
+    def second(draft: torch.Tensor, guidance: float) -> torch.Tensor:
+        parts = [Opening(other, hole[other].shape, draft, keep), Opening(name, hole[name].shape)]
+        out = generate(built, parts, Keys.of(0, 4).key, guidance=guidance)
+        assert torch.equal(out.tokens[0], draft[:, : out.tokens[0].shape[1]])
+        return out.tokens[1]
+
+    free, bound = ([second(d, weight) for d in drafts] for weight in (0.0, 9.0))
+    assert free[0].shape == free[1].shape
+    torch.testing.assert_close(free[0], free[1])
+    assert bound[0].shape != bound[1].shape or not torch.allclose(bound[0], bound[1])
+
+
+@pytest.mark.parametrize(
     "paradigm", [p for p, m in models.CASES if m == "text" and "image" in models.drawn(p)]
 )
 def test_a_row_whose_text_has_ended_writes_no_more(paradigm):
