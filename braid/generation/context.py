@@ -96,6 +96,7 @@ class CachedContext(Context):
         self.padded = False
         self.last: Tensor | None = None  # [B, D] hidden vector of each row's last token
         self.begun = torch.zeros(rows, dtype=torch.bool, device=braid.device)
+        self._known: tuple[Place, int, Tensor | None] | None = None  # what a place sees
 
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Predict without writing.
@@ -138,7 +139,9 @@ class CachedContext(Context):
     def _run(self, name: str, x: Tensor, time: Tensor, place: Place) -> tuple[Tensor, list[Past]]:
         strand = self.braid.strand(name)
         hidden = strand.embed(x, time, place.position)
-        visible = self._visible(place, strand.causal)
+        if self._known is None or self._known[0] is not place or self._known[1] != self.columns:
+            self._known = place, self.columns, self._visible(place, strand.causal)
+        visible = self._known[2]
         condition = strand.condition(time) if self.braid.transformer.config.adaln else None
         return self.braid.transformer(hidden, place.position, visible, self.past, condition)
 

@@ -324,6 +324,9 @@ class _Generation:
                 return x
             return torch.where(keep.view(keep.shape + (1,) * (x.ndim - 2)), draft, x)
 
+        # one place for all calls: contexts remember what a place sees
+        place = place.twice(alone) if self.guided else place
+
         def predict(x: Tensor, t: float) -> Tensor:
             x = hold(x)
             time = torch.full((B, n), t, device=x.device)
@@ -331,7 +334,7 @@ class _Generation:
                 time = time.masked_fill(keep, 1.0)
             if self.guided:
                 both = torch.cat([x, x]), torch.cat([time, time])
-                found = context.predict(hole.modality, *both, place.twice(alone))
+                found = context.predict(hole.modality, *both, place)
                 prediction = combine(found[:B], found[B:], self.guidance)
             else:
                 prediction = context.predict(hole.modality, x, time, place)
