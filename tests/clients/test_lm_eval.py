@@ -90,7 +90,18 @@ def evaluate(model: Path, tasks: Path, name: str, **options) -> dict:
     )
 
 
-@pytest.mark.parametrize("paradigm", ["chameleon", "mmada", "fudoki", "blockdiff"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "paradigm",
+    [
+        "chameleon",
+        "fudoki",
+        pytest.param("mmada", marks=SLOW),
+        pytest.param("blockdiff", marks=SLOW),
+    ],
+)
 def test_accuracy_is_that_of_choosing(paradigm, tasks, tmp_path):
     pipe, model = saved(paradigm, tmp_path)
     chosen = [
@@ -140,7 +151,7 @@ def test_perplexity_is_that_of_the_texts(tasks, tmp_path):
     assert math.isclose(found["byte_perplexity,none"], math.exp(nats / size), rel_tol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["module", "verb"])
+@pytest.mark.parametrize("way", ["verb", pytest.param("module", marks=SLOW)])
 def test_its_own_command_line_knows_the_model(way, tasks, tmp_path, monkeypatch):
     from lm_eval import tasks as known
 
