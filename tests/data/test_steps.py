@@ -180,7 +180,15 @@ def expected(
 STEPS = 60
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 0), (1, 3), (2, 3)])
+PLANS = [
+    pytest.param(1, 0, marks=pytest.mark.slow),
+    pytest.param(2, 0, marks=pytest.mark.slow),
+    pytest.param(1, 3, marks=pytest.mark.slow),
+    (2, 3),
+]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), PLANS)
 def test_bad_rows_are_counted_exactly_and_move_nothing(ranks, workers, model, corpora):
     clean, spoilt = corpora
     loader = mixed_loader(clean, model)
