@@ -53,9 +53,7 @@ def save(
         raise BraidError(
             f"cannot write {str(folder)!r}: it holds other files; choose another folder"
         )
-    temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing(folder) as temporary:
         for name, group in tensors.items():
             save_file(_unshared(group), temporary / f"{name}.safetensors")
         for name, value in texts.items():
@@ -64,6 +62,19 @@ def save(
             )
         for name, source in folders.items():
             shutil.copytree(source, temporary / name)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside this one; written whole and flushed, it takes this one's place.
+
+    Raises:
+        BraidError: it cannot be written; what was there before is still there.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
         for path in (p for p in temporary.rglob("*") if p.is_file()):
             with path.open("rb") as f:
                 os.fsync(f.fileno())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from braid.families.checkpoint import TYPES
 from braid.families.family import Step
 from braid.families.reading import TENSORS, family_of, planned
 from braid.modalities import ReleasedText
+from braid.storage import replacing
 
 
 def export(braid: Braid, folder: Path) -> None:
@@ -57,9 +56,7 @@ def export(braid: Braid, folder: Path) -> None:
     for step in plan.steps:
         if not step.released:
             _written(step, own)  # refuses what would be lost
-    temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing(folder) as temporary:
         for file in dict.fromkeys(file for file, _ in kept.values()):
             mine = [name for name, (its, _) in kept.items() if its == file]
             tensors = {name: made(name) for name in mine}
@@ -70,15 +67,7 @@ def export(braid: Braid, folder: Path) -> None:
             if name != TENSORS:
                 (temporary / name).write_text(text, encoding="utf-8")
         if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as e:
-        raise BraidError(
-            f"cannot write {str(folder)!r} ({e.strerror or e}); free some space, or choose "
-            "another folder"
-        ) from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            folder.rmdir()  # refused where something was put there meanwhile
 
 
 def _files(braid: Braid) -> dict[str, str]:

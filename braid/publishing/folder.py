@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from braid.errors import BraidError
 from braid.publishing.card import facts_of, ours, write_card
+from braid.storage import replacing
 
 if TYPE_CHECKING:
     from braid.pipeline import Pipeline
@@ -35,8 +35,7 @@ def save(
         BraidError: the folder holds other files, or cannot be written.
     """
     folder = Path(folder)
-    staged = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
-    try:
+    with replacing(folder) as staged:
         pipe.save(staged)
         _refuse_others(folder, {p.name for p in staged.iterdir()} | {*KEPT})
         for kept in KEPT:
@@ -48,16 +47,6 @@ def save(
                 pipe.braid, pipe.experiment, name=name or str(folder), license=license, facts=facts
             )
             (staged / CARD).write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        staged.rename(folder)
-    except OSError as e:
-        raise BraidError(
-            f"cannot write {str(folder)!r} ({e.strerror or e}); free some space, or choose "
-            "another folder"
-        ) from e
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return folder
 
 
