@@ -336,7 +336,7 @@ def _check(name: str, strand: Strand, rule: Rule) -> None:
             f"strand {name!r} is generated token by token, but rule {rule.name!r} would show it "
             "the tokens it has to predict; use rule 'spans'"
         )
-    if not process.causal and process.block(1 << 20) < 1 << 20 and not rule.cacheable:
+    if not (process.causal or process.whole) and not rule.cacheable:
         raise BraidError(
             f"strand {name!r} is generated block by block, but rule {rule.name!r} lets blocks "
             "see later ones; use rule 'spans'"

@@ -8,6 +8,7 @@ as a model that answers has learned them.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,6 @@ from braid.pipeline import Pipeline
 from braid.randomness import derive
 from braid.samplers import Sampler
 from braid.strand import Strand
-
-_ENDLESS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ class Continuing:
         """Tokens that are written together; 1 where it is all of them or one after the other."""
         process = self._strand.process
         assert process is not None, "checked when this was made"
-        block = process.block(_ENDLESS)
-        return 1 if block == _ENDLESS else block
+        return 1 if process.whole else process.block(sys.maxsize)
 
     @property
     def _begin(self) -> list[Span]:

@@ -6,6 +6,7 @@ network. Time runs from 0 (source, noise) to 1 (data) in every process.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,6 +80,11 @@ class Process:
     def block(self, length: int) -> int:
         """Return how many tokens are refined together, out of `length` that are left."""
         return length
+
+    @property
+    def whole(self) -> bool:
+        """Whether all tokens of a span are refined together, however many they are."""
+        return self.block(sys.maxsize) == sys.maxsize
 
     def sample_time(self, n: int, rng: Rng) -> Tensor:
         """Draw n training times, float32 in (0, 1)."""

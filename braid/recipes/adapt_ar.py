@@ -122,9 +122,8 @@ def _rule(strands: dict[str, StrandConfig], before: str) -> str:
 
     What is generated token by token or block by block must not see what comes later.
     """
-    endless = 1 << 20
     processes = [make_process(strand) for strand in strands.values()]
-    whole = all(p is None or p.block(endless) == endless for p in processes)
+    whole = all(p is None or p.whole for p in processes)
     return "full" if whole else before
 
 
