@@ -140,13 +140,11 @@ class _Block:
         modality: name of the strand.
         tokens: [B, n, ...].
         place: where they stand.
-        alone: [B, n, 3], where they stand without other parts; None is there, too.
     """
 
     modality: str
     tokens: Tensor
     place: Place
-    alone: Tensor | None = None
 
 
 class _Generation:
@@ -199,13 +197,16 @@ class _Generation:
         """
         context = self.make_context(self.braid, self.rows * (2 if self.guided else 1))
         for block in self.finished_blocks:
-            self._commit(context, block, withheld=True)
+            self._commit(context, block)
         return context
 
-    def _commit(self, context: Context, block: _Block, withheld: bool) -> None:
-        """Add a finished block; from the rows without other parts it may be withheld."""
+    def _commit(self, context: Context, block: _Block, alone: Tensor | None = None) -> None:
+        """Add a finished block.
+
+        Among the rows without other parts it stands at `alone` [B, n, 3]; None withholds it there.
+        """
         name, tokens, place = block.modality, block.tokens, block.place
-        if self.guided and withheld:
+        if self.guided and alone is None:
             instead = self.braid.strand(name).modality.withheld(tokens)
             if instead is None:
                 place = place.twice(valid=torch.zeros_like(place.valid))
@@ -213,7 +214,7 @@ class _Generation:
             else:
                 place, tokens = place.twice(), torch.cat([tokens, instead])
         elif self.guided:
-            place, tokens = place.twice(block.alone), torch.cat([tokens, tokens])
+            place, tokens = place.twice(alone), torch.cat([tokens, tokens])
         context.commit(name, tokens, place)
 
     def _offset(self, i: int) -> Tensor:
@@ -242,7 +243,7 @@ class _Generation:
         tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
         position[..., 0] += offset[:, None]
         block = _Block(part.modality, tokens, Place(i, position, valid))
-        self._commit(context, block, withheld=True)
+        self._commit(context, block)
         self.finished_blocks.append(block)
         self.out.tokens[i], self.out.used[i] = tokens, valid
 
@@ -275,7 +276,7 @@ class _Generation:
             # with nothing before it a part begins where a document does
             alone = here.position if stands else position
             x = self._block(i, hole, at, process, sampler, keys, context, here, alone)
-            block = _Block(hole.modality, x, here, alone)
+            block = _Block(hole.modality, x, here)
             self.finished_blocks.append(block)
             blocks.append(x)
             written.append(valid)
@@ -286,7 +287,7 @@ class _Generation:
                 alive = alive & ~self.finished(so_far)
             if last and not (done < total and bool(alive.any())):
                 break  # nothing will read it
-            self._commit(context, block, withheld=False)
+            self._commit(context, block, alone)
         tokens, used = torch.cat(blocks, 1), torch.cat(written, 1)
         self.out.tokens[i], self.out.used[i] = tokens, used
 
