@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from braid.errors import BraidError
 
 Rows = Sequence[Sequence[tuple[str, Image.Image]]]
 
@@ -21,12 +22,21 @@ def save(folder: Path, panels: Mapping[str, Rows]) -> list[Path]:
     """Write each panel to FOLDER/TITLE.png, with its title in lower case; return the paths.
 
     Sheets of an earlier evaluation are removed, so that a folder never shows two.
+
+    Raises:
+        BraidError: two titles make the same file.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     shown = {title: rows for title, rows in panels.items() if any(rows)}
-    if shown:
-        folder.mkdir(parents=True)
     paths = [folder / f"{file_name(title)}.png" for title in shown]
+    twice = sorted({p.name for p in paths if paths.count(p) > 1})
+    if twice:
+        raise BraidError(f"two panels would be written to {twice[0]!r}; give them other titles")
+    for old in folder.glob("*.png"):
+        old.unlink()
+    if shown:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
     for path, rows in zip(paths, shown.values(), strict=True):
         sheet(rows).save(path)
     return paths

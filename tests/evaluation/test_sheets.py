@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from braid.errors import BraidError
 from braid.evaluation import sheets
 
 
@@ -36,3 +37,18 @@ def test_a_folder_holds_the_panels_of_one_evaluation(tmp_path):
     second = sheets.save(folder, {"Captions": [[("a", picture(8))]]})
     assert list(folder.iterdir()) == second
     assert sheets.save(folder, {}) == [] and not folder.exists()
+
+
+def test_what_somebody_put_beside_the_panels_stays(tmp_path):
+    folder = tmp_path / "panels"
+    sheets.save(folder, {"Captions": [[("a", picture(8))]]})
+    (folder / "notes.txt").write_text("mine")
+    sheets.save(folder, {})
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+
+
+def test_titles_that_make_one_file_are_refused(tmp_path):
+    rows = [[("a", picture(8))]]
+    with pytest.raises(BraidError, match=r"edits-1\.png"):
+        sheets.save(tmp_path / "panels", {"Edits 1": rows, "Edits (1)": rows})
+    assert not (tmp_path / "panels").exists()
