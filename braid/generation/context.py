@@ -40,6 +40,10 @@ class Place:
             self.span, torch.cat([self.position, position]), torch.cat([self.valid, valid])
         )
 
+    def of(self, rows: Tensor) -> Place:
+        """Return the place of some rows."""
+        return Place(self.span, self.position[rows], self.valid[rows])
+
     def fields(self, index: int, causal: bool) -> Fields:
         """Return the layout fields [B, n], for tokens that begin at column `index`."""
         B, n = self.valid.shape
@@ -68,6 +72,10 @@ class Context:
 
     def commit(self, name: str, x: Tensor, place: Place) -> None:
         """Add finished tokens x [B, n, ...]."""
+        raise NotImplementedError
+
+    def of(self, rows: Tensor) -> Context:
+        """Return a context of some rows [R]; this one stays as it is."""
         raise NotImplementedError
 
 
@@ -127,6 +135,16 @@ class CachedContext(Context):
         new = hidden[torch.arange(self.rows, device=x.device), index]
         self.last = new if self.last is None else torch.where(some[:, None], new, self.last)
         self.begun = self.begun | some
+
+    def of(self, rows: Tensor) -> CachedContext:
+        """Return a context of some rows, with their keys and values."""
+        out = CachedContext(self.braid, len(rows))
+        out.past = [(k[rows], v[rows]) for k, v in self.past] if self.past is not None else None
+        out.fields = [f.map(lambda x: x[rows]) for f in self.fields]
+        out.columns, out.begun = self.columns, self.begun[rows]
+        out.padded = any(bool((f.document < 0).any()) for f in out.fields)
+        out.last = self.last[rows] if self.last is not None else None
+        return out
 
     def _before(self, name: str) -> Tensor:
         """Return the hidden vector before the next token, [B, D]."""
@@ -198,6 +216,13 @@ class RereadContext(Context):
     def commit(self, name: str, x: Tensor, place: Place) -> None:
         """Remember the tokens."""
         self.chunks.append(_Chunk(name, x, torch.ones(x.shape[:2], device=x.device), place))
+
+    def of(self, rows: Tensor) -> RereadContext:
+        """Return a context of some rows, with their tokens."""
+        out = RereadContext(self.braid, len(rows))
+        for c in self.chunks:
+            out.chunks.append(_Chunk(c.name, c.tokens[rows], c.time[rows], c.place.of(rows)))
+        return out
 
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Read everything, predict the tokens at hand."""

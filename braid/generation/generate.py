@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Opening:
 
     def __len__(self) -> int:
         return math.prod(self.shape)
+
+    def of(self, rows: Tensor) -> Opening:
+        """Return the part for some rows."""
+        draft = self.draft[rows.to(self.draft.device)] if self.draft is not None else None
+        keep = self.keep[rows.to(self.keep.device)] if self.keep is not None else None
+        return replace(self, draft=draft, keep=keep)
 
 
 @dataclass(frozen=True)
@@ -265,6 +271,7 @@ class _Generation:
         grid = modality.positions(hole.shape).to(self.braid.device)
         done, total = 0, len(hole)
         alive = torch.ones(self.rows, dtype=torch.bool, device=self.braid.device)
+        rows = torch.arange(self.rows, device=self.braid.device)  # those that are computed
         blocks: list[Tensor] = []
         written: list[Tensor] = []  # a row that has ended writes no further blocks
         while done < total and bool(alive.any()) and not self.out.stopped:
@@ -275,10 +282,17 @@ class _Generation:
             here = Place(i, position + _along(offset), valid)
             # with nothing before it a part begins where a document does
             alone = here.position if stands else position
+            # rows that have ended leave, unless something reads them later or watches them
+            if last and self.watch is None and 4 * int(alive.sum()) <= 3 * len(rows):
+                stay = alive[rows].nonzero()[:, 0]
+                context = context.of(torch.cat([stay, stay + len(rows)]) if self.guided else stay)
+                rows, keys = rows[stay], Keys(keys.key[stay], keys.draws)
+                hole = hole.of(stay)
+            here, alone = here.of(rows), alone[rows]
             x = self._block(i, hole, at, process, sampler, keys, context, here, alone)
             block = _Block(hole.modality, x, here)
             self.finished_blocks.append(block)
-            blocks.append(x)
+            blocks.append(x.new_zeros(self.rows, *x.shape[1:]).index_copy_(0, rows, x))
             written.append(valid)
             done += n
             so_far = torch.cat(blocks, 1)
@@ -304,7 +318,7 @@ class _Generation:
         alone: Tensor,
     ) -> Tensor:
         """Draw one block [B, n, ...]; `alone` [B, n, 3] is where it stands without other parts."""
-        B, n = self.rows, at.stop - at.start
+        B, n = len(place.valid), at.stop - at.start
         space = self.braid.strand(hole.modality).modality.space
         draft = hole.draft[:, at].to(self.braid.device) if hole.draft is not None else None
         keep = (

@@ -14,7 +14,15 @@ from PIL import Image as PIL
 from braid import Hole, Part, Pipeline
 from braid.braid import Braid
 from braid.errors import BraidError
-from braid.generation import CachedContext, Frame, Known, Opening, RereadContext, generate
+from braid.generation import (
+    CachedContext,
+    Frame,
+    Generated,
+    Known,
+    Opening,
+    RereadContext,
+    generate,
+)
 from braid.layout import Document
 from braid.randomness import Keys
 from braid.samplers import suitable
@@ -287,6 +295,37 @@ def test_a_row_whose_text_has_ended_writes_no_more(paradigm):
     assert alone.tokens[0].shape[1] == (2 if ended else 4)
     torch.testing.assert_close(both.tokens[1][:1], alone.tokens[1], rtol=1e-3, atol=1e-3)
     assert text.decode(both.tokens[0][0]) == text.decode(draft[0])
+
+
+BLOCKWISE = [(p, n) for p, n in models.CASES if not pipe(p).braid.strand(n).process.whole]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("paradigm", "name"), BLOCKWISE)
+def test_rows_that_have_ended_leave(paradigm, name, guidance):
+    built, rows = pipe(paradigm).braid, 5
+    before, last = models.pair(built, name)
+    keys, shape = Keys.of(7, rows).key, last.shape
+    ends = torch.tensor([1, 1, 2, 2, 4])
+
+    def run(mine: torch.Tensor, make=CachedContext) -> Generated:
+        parts = [Known(before.modality, [before.tokens] * len(mine)), Opening(name, shape)]
+        done = lambda tokens: tokens.shape[1] >= ends[mine]  # noqa: E731
+        return generate(
+            built, parts, keys[mine], guidance=guidance, make_context=make, finished=done
+        )
+
+    seen: list[int] = []
+    hook = built.transformer.register_forward_hook(lambda _m, x, _y: seen.append(len(x[0])))
+    together = run(torch.arange(rows))
+    hook.remove()
+    assert seen[-1] < seen[0]
+    reread = run(torch.arange(rows), RereadContext)
+    for row in range(rows):
+        alone = run(torch.tensor([row]))
+        for out in (together, reread):
+            mine = out.tokens[-1][row][out.used[-1][row]]
+            torch.testing.assert_close(mine, alone.tokens[-1][0], rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
