@@ -28,6 +28,7 @@ NAMES = (
     "train_step",
     "decoding",
     "parallel_decoding",
+    "mixed_batch",
     "cross_entropy",
     "packing",
     "scaling",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,27 @@ from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
 from braid.families import reading
-from braid.generation import BlockCache, Frame, Known, Nats, Opening, Watch, generate, nats
-from braid.generation.context import make
+from braid.generation import (
+    BlockCache,
+    Frame,
+    Job,
+    Known,
+    Nats,
+    Opening,
+    Watch,
+    generate,
+    nats,
+    together,
+)
+from braid.generation.context import Transform, make
 from braid.layout import Document, Span, pack
 from braid.modalities import Modality, opening
 from braid.randomness import derive
 from braid.samplers import SAMPLERS, Sampler, check
+
+T = TypeVar("T")
+Each = T | Sequence[T]
+"""One for all documents, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +209,9 @@ class Pipeline:
         self,
         documents: Sequence[Sequence[Any]],
         *,
-        steps: int | None = None,
-        guidance: float = 1.0,
-        temperature: float | None = None,
+        steps: Each[int | None] = None,
+        guidance: Each[float] = 1.0,
+        temperature: Each[float | None] = None,
         seeds: Sequence[int] | None = None,
         sampler: Sampler | str | Mapping[str, Any] | None = None,
         callback: Callback | None = None,
@@ -206,15 +222,25 @@ class Pipeline:
     ) -> list[Parts]:
         """Fill the holes of many documents.
 
-        Those of the same form run together, at most `rows` at a time. The options are those of a
-        call; `watch` gets the whole `Frame` of each network call.
+        All advance together, at most `rows` at a time: documents of the same form and options as
+        one batch, others beside it in the same passes of the transformer. What has ended leaves.
+        The options are those of a call; steps, guidance and temperature may be one for each
+        document. `watch` gets the whole `Frame` of each network call.
         """
-        if not math.isfinite(guidance) or guidance < 0:
-            raise BraidError(
-                f"guidance {guidance} is out of range; use 0 or more (1 is no guidance)"
+        options = [
+            _Chosen(*given)
+            for given in zip(
+                *(
+                    _for_each(name, value, len(documents))
+                    for name, value in (
+                        ("steps", steps),
+                        ("guidance", guidance),
+                        ("temperature", temperature),
+                    )
+                ),
+                strict=True,
             )
-        if steps is not None and steps < 1:
-            raise BraidError(f"steps {steps} must be at least 1")
+        ]
         if rows < 1:
             raise BraidError(f"rows {rows} must be at least 1")
         cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
@@ -225,37 +251,46 @@ class Pipeline:
         read = [before + self._read(d) for d in documents]
         groups: dict[tuple, list[int]] = {}
         for i, parts in enumerate(read):
-            groups.setdefault(tuple(_form(p) for p in parts), []).append(i)
-        out: list[Parts | None] = [None] * len(documents)
-        for members in groups.values():
-            for first in range(0, len(members), rows):
-                chunk = members[first : first + rows]
-                stacked = [_stack([read[i][k] for i in chunk]) for k in range(len(read[chunk[0]]))]
-                samplers = self._samplers(stacked, sampler, steps, temperature)
-                frames: list[Frame] = []
-                keys = torch.tensor([_root(seeds[i]) for i in chunk])
-                done = generate(
-                    self.braid,
-                    stacked,
-                    keys,
-                    samplers,
-                    guidance,
-                    _watch(callback, watch, frames if trajectory else None, len(before)),
-                    make if cache is None else cache,
-                )
-                for row, i in enumerate(chunk):
-                    raw = [
-                        self._raw(documents[i][k], stacked[at], done.tokens[at], row)
-                        for k, at in enumerate(range(len(before), len(stacked)))
-                    ]
-                    mine = [
-                        dataclasses.replace(
-                            f, state=f.state[row : row + 1], belief=f.belief[row : row + 1]
-                        )
-                        for f in frames
-                    ]
-                    out[i] = Parts(raw, done.calls, done.stopped, mine)
-        return [p for p in out if p is not None]
+            groups.setdefault((options[i], *(_form(p) for p in parts)), []).append(i)
+
+        def job(chunk: list[int]) -> Job[list[Parts]]:
+            stacked = [_stack([read[i][k] for i in chunk]) for k in range(len(read[chunk[0]]))]
+            same = options[chunk[0]]
+            samplers = self._samplers(stacked, sampler, same.steps, same.temperature)
+            frames: list[Frame] = []
+            seen = _watch(callback, watch, frames if trajectory else None, len(before))
+            keys = torch.tensor([_root(seeds[i]) for i in chunk])
+
+            def run(transform: Transform) -> list[Parts]:
+                context = functools.partial(make if cache is None else cache, transform=transform)
+                done = generate(self.braid, stacked, keys, samplers, same.guidance, seen, context)
+                return [
+                    Parts(
+                        [
+                            self._raw(documents[i][k], stacked[at], done.tokens[at], row)
+                            for k, at in enumerate(range(len(before), len(stacked)))
+                        ],
+                        done.calls,
+                        done.stopped,
+                        [f.of(row) for f in frames],
+                    )
+                    for row, i in enumerate(chunk)
+                ]
+
+            return Job(run, len(chunk))
+
+        chunks = [
+            members[first : first + rows]
+            for members in groups.values()
+            for first in range(0, len(members), rows)
+        ]
+        if not chunks:
+            return []
+        made = together(self.braid.transformer, [job(chunk) for chunk in chunks], rows)
+        found = {
+            i: p for c, ps in zip(chunks, made, strict=True) for i, p in zip(c, ps, strict=True)
+        }
+        return [found[i] for i in range(len(documents))]
 
     def score(self, parts: Sequence[Any], times: int = 16, seed: int = 0) -> list[Nats]:
         """Return each part's negative log-likelihood given the parts before it, in nats.
@@ -695,6 +730,38 @@ def _stack(parts: Sequence[Known | Opening]) -> Known | Opening:
     )
     keep = None if first.keep is None else torch.cat([h.keep for h in holes if h.keep is not None])
     return dataclasses.replace(first, draft=draft, keep=keep)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What documents of one batch share.
+
+    Attributes:
+        steps: network calls of a hole; None is the sampler's own number.
+        guidance: 1 is none.
+        temperature: None is the sampler's own.
+    """
+
+    steps: int | None
+    guidance: float
+    temperature: float | None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance) or self.guidance < 0:
+            raise BraidError(
+                f"guidance {self.guidance} is out of range; use 0 or more (1 is no guidance)"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise BraidError(f"steps {self.steps} must be at least 1")
+
+
+def _for_each(name: str, value: Each[Any], count: int) -> list[Any]:
+    """Return an option of each document."""
+    if not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise BraidError(f"{len(value)} {name} for {count} documents; give one, or one each")
+    return list(value)
 
 
 def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:

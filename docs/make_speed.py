@@ -24,6 +24,7 @@ TITLES = {
     "train_step": "A training step",
     "decoding": "Decoding token by token",
     "parallel_decoding": "Decoding masked symbols in parallel",
+    "mixed_batch": "Unlike documents in one batch",
     "cross_entropy": "Cross-entropy of a large vocabulary",
     "packing": "How full rows are",
     "scaling": "How cost grows",

@@ -4,6 +4,7 @@ from braid.generation.approximate import BlockCache
 from braid.generation.context import CachedContext, Context, Place, RereadContext
 from braid.generation.generate import Finished, Frame, Generated, Known, Opening, Watch, generate
 from braid.generation.likelihood import Nats, nats
+from braid.generation.together import Job, together
 
 __all__ = [
     "BlockCache",
@@ -12,6 +13,7 @@ __all__ = [
     "Finished",
     "Frame",
     "Generated",
+    "Job",
     "Known",
     "Nats",
     "Opening",
@@ -20,4 +22,5 @@ __all__ = [
     "Watch",
     "generate",
     "nats",
+    "together",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError, unknown
-from braid.generation.context import Context, Place, Reading, RereadContext
+from braid.generation.context import Context, Place, Reading, RereadContext, Transform
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,22 @@ class BlockCache:
         refresh = int(numbers[1]) if len(numbers) == 2 else None
         return BlockCache(int(numbers[0]), kind, refresh)  # type: ignore[arg-type]
 
-    def __call__(self, braid: Braid, rows: int) -> Context:
+    def __call__(self, braid: Braid, rows: int, transform: Transform | None = None) -> Context:
         """Make a context of so many rows; the exact one where finished spans never look forward."""
         from braid.generation.context import make
 
-        return make(braid, rows) if braid.rule.cacheable else _BlockContext(braid, rows, self)
+        if braid.rule.cacheable:
+            return make(braid, rows, transform)
+        return _BlockContext(braid, rows, transform, self)
 
 
 class _BlockContext(RereadContext):
     """Reads everything when a block begins, and then only what is at hand."""
 
-    def __init__(self, braid: Braid, rows: int, options: BlockCache) -> None:
-        super().__init__(braid, rows)
+    def __init__(
+        self, braid: Braid, rows: int, transform: Transform | None, options: BlockCache
+    ) -> None:
+        super().__init__(braid, rows, transform)
         self.options = options
         self._kept: Reading | None = None
         self._of: tuple[str, int, int] | None = None  # what the reading was made for
@@ -118,4 +122,4 @@ class _BlockContext(RereadContext):
         )
         visible = torch.cat([seen & ~stale, own], 2)
         hidden = self.braid.strand(name).embed(x, time, position)
-        return self.braid.transformer(hidden, position, visible, kept.past)[0]
+        return self.transform(hidden, position, visible, kept.past)[0]

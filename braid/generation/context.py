@@ -7,6 +7,7 @@ everything again at each prediction, and serves every rule.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,11 +58,22 @@ class Place:
         )
 
 
-class Context:
-    """Base of contexts over B rows."""
+Transform = Callable[..., tuple[Tensor, list[Past]]]
+"""What `Transformer.forward` is."""
 
-    def __init__(self, braid: Braid, rows: int) -> None:
+
+class Context:
+    """Base of contexts over B rows.
+
+    Attributes:
+        braid: the model.
+        rows: B.
+        transform: the transformer, or what passes calls on to it.
+    """
+
+    def __init__(self, braid: Braid, rows: int, transform: Transform | None = None) -> None:
         self.braid, self.rows = braid, rows
+        self.transform = braid.transformer if transform is None else transform
 
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Return the prediction [B, n, ...] for tokens x [B, n, ...] at times [B, n].
@@ -79,9 +91,9 @@ class Context:
         raise NotImplementedError
 
 
-def make(braid: Braid, rows: int) -> Context:
+def make(braid: Braid, rows: int, transform: Transform | None = None) -> Context:
     """Return the exact context for the braid's rule."""
-    return (CachedContext if braid.rule.cacheable else RereadContext)(braid, rows)
+    return (CachedContext if braid.rule.cacheable else RereadContext)(braid, rows, transform)
 
 
 def _join(parts: list[Fields]) -> Fields:
@@ -96,8 +108,8 @@ def _join(parts: list[Fields]) -> Fields:
 class CachedContext(Context):
     """Keys and values of finished spans; a prediction runs only the tokens at hand."""
 
-    def __init__(self, braid: Braid, rows: int) -> None:
-        super().__init__(braid, rows)
+    def __init__(self, braid: Braid, rows: int, transform: Transform | None = None) -> None:
+        super().__init__(braid, rows, transform)
         self.past: list[Past] | None = None
         self.fields: list[Fields] = []
         self.columns = 0
@@ -138,7 +150,7 @@ class CachedContext(Context):
 
     def of(self, rows: Tensor) -> CachedContext:
         """Return a context of some rows, with their keys and values."""
-        out = CachedContext(self.braid, len(rows))
+        out = CachedContext(self.braid, len(rows), self.transform)
         out.past = [(k[rows], v[rows]) for k, v in self.past] if self.past is not None else None
         out.fields = [f.map(lambda x: x[rows]) for f in self.fields]
         out.columns, out.begun = self.columns, self.begun[rows]
@@ -161,7 +173,7 @@ class CachedContext(Context):
             self._known = place, self.columns, self._visible(place, strand.causal)
         visible = self._known[2]
         condition = strand.condition(time) if self.braid.transformer.config.adaln else None
-        return self.braid.transformer(hidden, place.position, visible, self.past, condition)
+        return self.transform(hidden, place.position, visible, self.past, condition)
 
     def _visible(self, place: Place, causal: bool) -> Tensor | None:
         """Return what tokens at hand see of all that is committed and of themselves."""
@@ -209,8 +221,8 @@ class RereadContext(Context):
     A prediction reads all of them again, in the order of the document.
     """
 
-    def __init__(self, braid: Braid, rows: int) -> None:
-        super().__init__(braid, rows)
+    def __init__(self, braid: Braid, rows: int, transform: Transform | None = None) -> None:
+        super().__init__(braid, rows, transform)
         self.chunks: list[_Chunk] = []
 
     def commit(self, name: str, x: Tensor, place: Place) -> None:
@@ -219,7 +231,7 @@ class RereadContext(Context):
 
     def of(self, rows: Tensor) -> RereadContext:
         """Return a context of some rows, with their tokens."""
-        out = RereadContext(self.braid, len(rows))
+        out = RereadContext(self.braid, len(rows), self.transform)
         for c in self.chunks:
             out.chunks.append(_Chunk(c.name, c.tokens[rows], c.time[rows], c.place.of(rows)))
         return out
@@ -266,7 +278,7 @@ class RereadContext(Context):
         fields = Fields(fields.document, fields.span, index, fields.causal, fields.private)
         mask = rules.dense(self.braid.rule, fields, fields)
         visible = None if bool(mask.all()) else mask
-        hidden, past = self.braid.transformer(hidden, position, visible, condition=condition)
+        hidden, past = self.transform(hidden, position, visible, condition=condition)
         return Reading(hidden, columns, mask, past)
 
     def _predicted(self, name: str, hidden: Tensor, columns: Tensor) -> Tensor:

@@ -79,6 +79,11 @@ class Frame:
     state: Tensor
     belief: Tensor
 
+    def of(self, row: int) -> Frame:
+        """Return the call of one row."""
+        at = slice(row, row + 1)
+        return replace(self, state=self.state[at], belief=self.belief[at])
+
 
 Watch = Callable[[Frame], bool | None]
 """Called at every network call; returning False stops there, and the belief is the result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -34,6 +35,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visible | BlockMask) -> Ten
             q, k, v, attn_mask=visible[:, None], enable_gqa=grouped
         )
     return _flex()(q, k, v, block_mask=visible, enable_gqa=grouped)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Tokens of several calls, laid end to end; those of one call never see another's.
+
+    Attributes:
+        shapes: rows and tokens a row of each call.
+        visible: the mask of each call.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    visible: Sequence[Visible]
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, past: Sequence[tuple[Tensor, Tensor] | None]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Attend from q [1, heads, tokens, width] to k, v and each call's past, as the call alone.
+
+        Return [1, heads, tokens, width] and the keys and values so far of each call.
+        """
+        sizes = [rows * n for rows, n in self.shapes]
+        out, present = [], []
+        for shape, mask, before, *own in zip(
+            self.shapes, self.visible, past, *(x[0].split(sizes, 1) for x in (q, k, v)), strict=True
+        ):
+            q1, k1, v1 = (x.unflatten(1, shape).transpose(0, 1) for x in own)
+            if before is not None:
+                k1, v1 = torch.cat([before[0], k1], 2), torch.cat([before[1], v1], 2)
+            out.append(attend(q1, k1, v1, mask).transpose(0, 1).flatten(1, 2))
+            present.append((k1, v1))
+        return torch.cat(out, 1)[None], present
 
 
 @cache

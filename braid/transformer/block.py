@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from braid.errors import BraidError
 from braid.randomness import Keys, uniform
-from braid.transformer.attend import attend
+from braid.transformer.attend import Apart, attend
 from braid.transformer.rope import RopeScaling, rotate
 
 if TYPE_CHECKING:
@@ -144,18 +144,21 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
-        visible: Visible | BlockMask,
-        past: Past | None,
-    ) -> tuple[Tensor, Past]:
+        visible: Visible | BlockMask | Apart,
+        past: Any,
+    ) -> tuple[Tensor, Any]:
         """Attend within x [B, L, D] and to `past`.
 
-        Return [B, L, D] and the keys and values so far.
+        Return [B, L, D] and the keys and values so far; under `Apart` a list of them, as `past` is.
         """
         q, k, v = (
             p(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for p in (self.query, self.key, self.value)
         )
         q, k = rotate(self.query_norm(q), *turn), rotate(self.key_norm(k), *turn)
+        if isinstance(visible, Apart):
+            y, present = visible.attend(q, k, v, past)
+            return self.out(y.transpose(1, 2).flatten(2)), present
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         y = attend(q, k, v, visible).transpose(1, 2).flatten(2)
@@ -213,11 +216,11 @@ class Block(nn.Module):
         self,
         x: Tensor,
         turn: tuple[Tensor, Tensor],
-        visible: Visible | BlockMask,
-        past: Past | None = None,
+        visible: Visible | BlockMask | Apart,
+        past: Any = None,
         condition: Tensor | None = None,
         keys: Keys | None = None,
-    ) -> tuple[Tensor, Past]:
+    ) -> tuple[Tensor, Any]:
         """Transform x [B, L, D]; `keys` [B * L] draw the dropout."""
         shift_a = scale_a = gate_a = shift_f = scale_f = gate_f = None
         if self.modulate is not None and condition is not None:
