@@ -16,7 +16,8 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -109,12 +110,30 @@ def _describe_path(path: object) -> Options:
     }
 
 
+_settled = ContextVar("settled", default=True)
+
+
+@contextlib.contextmanager
+def unsettled() -> Iterator[None]:
+    """Describe parts without making them, since settings may exchange one that is not there.
+
+    `override` makes what comes out of it.
+    """
+    token = _settled.set(False)
+    try:
+        yield
+    finally:
+        _settled.reset(token)
+
+
 def _part(registry: Mapping[str, type], what: str) -> BeforeValidator:
     def validate(value: object) -> object:
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict):
             raise BraidError(f"expected a name or options of a {what}, got {value!r}")
+        if not _settled.get():
+            return value
         fixed = {"name": "x"} if registry is MODALITIES and "name" not in value else {}
         make(registry, what, value, **fixed)
         return value

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from braid.config import Experiment, explained, load, override
+from braid.config import Experiment, explained, load, override, unsettled
 from braid.errors import BraidError, unknown
 from braid.recipes.adapt_ar import adapt_ar
 from braid.recipes.digits import digits
@@ -52,7 +52,9 @@ def resolve(name: str, settings: Sequence[str] = ()) -> Experiment:
         try:
             if "settings" in known:
                 return recipe(**arguments, settings=rest)
-            return override(recipe(**arguments), rest)
+            with unsettled():
+                made = recipe(**arguments)
+            return override(made, rest)
         except ValidationError as e:  # such as a codec that is not there yet
             raise explained(e, Experiment) from e
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():

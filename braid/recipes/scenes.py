@@ -5,7 +5,7 @@ from __future__ import annotations
 from braid import paradigms
 from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
 from braid.paradigms import Paradigm
-from braid.recipes.strands import decided_early, strands
+from braid.recipes.strands import decided_early, strands, told_from_noise
 from braid.transformer import TransformerConfig
 
 FIELDS = {
@@ -16,10 +16,10 @@ FIELDS = {
     "edited": "image",
 }
 TASKS = {
-    "prompt_to_image": 3.0,
+    "prompt_to_image": 1.5,
     "image_to_text": 1.0,
-    "image_and_question_to_answer": 1.0,
-    "image_and_instruction_to_edited": 2.0,
+    "image_and_question_to_answer": 2.0,
+    "image_and_instruction_to_edited": 3.0,
 }
 READING = {"vision_to_text": 1.0, "vision_and_question_to_answer": 1.0}
 
@@ -45,6 +45,7 @@ def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
     if draws:
         made.pop("vision", None)  # pictures are read as they are drawn
         made["image"] = decided_early(made["image"])
+        made["text"] = told_from_noise(made["text"])
     return Experiment(
         name="scenes",
         strands=made,
@@ -56,7 +57,7 @@ def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
             tasks=TASKS if draws else READING,
             match=("text", "image") if draws else None,
             drop=0.1,
-            row=128,
+            row=160 if _by_symbol(p) else 128,  # an edit is two pictures
         ),
         train=TrainConfig(
             steps=1_000_000,
@@ -71,11 +72,16 @@ def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
     )
 
 
+def _by_symbol(paradigm: Paradigm) -> bool:
+    process = paradigm.processes.get("image")
+    return process is not None and process.causal
+
+
 def _codec(paradigm: Paradigm) -> dict[str, object]:
     """Return the codec whose tokens suit a paradigm's process for pictures."""
     process = paradigm.processes.get("image")
     if process is not None and process.continuous:
         return {"codec": "codecs/scenes-kl", "patch": 2}
-    if process is not None and process.causal:  # symbols of a token would be drawn blindly
+    if _by_symbol(paradigm):  # symbols of a token would be drawn blindly
         return {"codec": "codecs/scenes-vq", "patch": 1}
     return {"codec": "mini/image-codec", "patch": 2}

@@ -90,6 +90,18 @@ def processes(paradigm: Paradigm, **changes: Any) -> Paradigm:
     return replace(paradigm, processes={**paradigm.processes, **changes})
 
 
+def told_from_noise(strand: StrandConfig) -> StrandConfig:
+    """Noise answers with a mask where a metric path would with other words, and weigh them more.
+
+    Beside a question, noise that is words reads as words: what is answered by yes or no was
+    answered by chance. An answer is a token or two, beside a picture's sixteen.
+    """
+    if strand.process is None or strand.process.get("path") != {"kind": "metric"}:
+        return strand
+    masked = {**strand.process, "path": "mask", "early": 1.5}
+    return strand.model_copy(update={"process": masked, "weight": 10.0})
+
+
 def decided_early(strand: StrandConfig) -> StrandConfig:
     """Let a diffusion learn what is decided early: where things are, and how many.
 

@@ -20,7 +20,8 @@ from braid.data.sources import Examples
 from braid.data.synthetic import CAPTIONS, toy
 from braid.data.tasks import kept, parse
 from braid.errors import BraidError
-from braid.modalities import Image, Label, Modality, Text, Vision
+from braid.modalities import Image, Label, Modality, Text, Vision, codecs
+from braid.modalities.codecs import ImageCodec
 from tests.laws import models
 
 FIELDS = {"question": "text", "answer": "text", "instruction": "text", "edited": "image"}
@@ -300,8 +301,15 @@ def test_answers_and_edits_are_trained_in_a_step(paradigm):
     assert all(v.isfinite() for v in losses.per_strand.values())
 
 
-def test_the_recipe_of_scenes_reads_every_field():
-    made = recipes.resolve("scenes", [*models.SMALL, "train.batch=6"])
+@pytest.mark.parametrize(("paradigm", "stride"), [("fudoki", None), ("chameleon", 4)])
+def test_the_recipe_of_scenes_reads_every_field(paradigm, stride, tmp_path, monkeypatch):
+    settings = [f"paradigm={paradigm}", *models.SMALL, "train.batch=6"]
+    monkeypatch.chdir(tmp_path)  # where no codec of the recipe is
+    if stride:  # a codec of one symbol a token, as codecs/scenes-vq
+        codec = ImageCodec("vq:8x4", stride=stride, width=8, encoder=1, decoder=1, fine=8)
+        codecs.save(codec.eval().requires_grad_(False), tmp_path / "codec")
+        settings.append(f"strands.image.modality.codec={tmp_path / 'codec'}")
+    made = recipes.resolve("scenes", settings)
     data = open_data(made.data, 0)
     assert {"text", "image", *made.data.fields} <= set(data.train.fields)
     braid = models.build(made)
