@@ -227,20 +227,9 @@ class Pipeline:
         The options are those of a call; steps, guidance and temperature may be one for each
         document. `watch` gets the whole `Frame` of each network call.
         """
-        options = [
-            _Chosen(*given)
-            for given in zip(
-                *(
-                    _for_each(name, value, len(documents))
-                    for name, value in (
-                        ("steps", steps),
-                        ("guidance", guidance),
-                        ("temperature", temperature),
-                    )
-                ),
-                strict=True,
-            )
-        ]
+        each = {"steps": steps, "guidance": guidance, "temperature": temperature}
+        given = [_for_each(name, value, len(documents)) for name, value in each.items()]
+        options = [_Chosen(*chosen) for chosen in zip(*given, strict=True)]
         if rows < 1:
             raise BraidError(f"rows {rows} must be at least 1")
         cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
@@ -287,9 +276,8 @@ class Pipeline:
         if not chunks:
             return []
         made = together(self.braid.transformer, [job(chunk) for chunk in chunks], rows)
-        found = {
-            i: p for c, ps in zip(chunks, made, strict=True) for i, p in zip(c, ps, strict=True)
-        }
+        order = [i for chunk in chunks for i in chunk]
+        found = dict(zip(order, (parts for some in made for parts in some), strict=True))
         return [found[i] for i in range(len(documents))]
 
     def score(self, parts: Sequence[Any], times: int = 16, seed: int = 0) -> list[Nats]:
