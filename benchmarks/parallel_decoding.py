@@ -21,7 +21,8 @@ from rich.console import Console
 
 from braid.data.sources import digits
 from braid.generation import BlockCache
-from braid.pipeline import Hole, Pipeline, load
+from braid.loading import load
+from braid.pipeline import Hole, Pipeline
 from braid.recipes import resolve
 from braid.samplers import Confidence
 from braid.training import Trainer

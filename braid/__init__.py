@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from braid.braid import Braid
     from braid.errors import BraidError
     from braid.layout import Span
+    from braid.loading import load
     from braid.modalities.sounds import Sound
-    from braid.pipeline import Hole, Part, Parts, Pipeline, load
+    from braid.pipeline import Hole, Part, Parts, Pipeline
     from braid.strand import Strand
 
 _HOME = {
@@ -27,7 +28,7 @@ _HOME = {
     "Sound": "braid.modalities.sounds",
     "Span": "braid.layout",
     "Strand": "braid.strand",
-    "load": "braid.pipeline",
+    "load": "braid.loading",
 }
 _MODULES = ("modalities", "paradigms", "processes", "recipes", "samplers")
 

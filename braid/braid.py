@@ -79,7 +79,7 @@ class Braid(nn.Module):
         dtype: torch.dtype | str | None = None,
     ) -> Braid:
         """Load a model without what generates, see `braid.load`."""
-        from braid.pipeline import load
+        from braid.loading import load
 
         return load(
             id_or_folder,

@@ -135,11 +135,11 @@ def demo(
 
 def greet(out: Path) -> None:
     """Draw a picture, read it back and say a digit with the embedded model, in seconds."""
-    from braid import pipeline
+    from braid import loading
     from braid.pipeline import Hole
 
     console, began = Console(), time.monotonic()
-    pipe = pipeline.load("mini", "cpu")
+    pipe = loading.load("mini", "cpu")
     prompt = "a small red circle left of a large blue square"
     picture = pipe([prompt, Hole("image")], guidance=2.0)[-1]
     read = pipe([picture, Hole("text")], temperature=0.0)[-1]
@@ -181,10 +181,10 @@ def evaluate(
         device: where to run.
         quiet: print nothing.
     """
-    from braid import pipeline
+    from braid import loading
     from braid.data import open_data, open_source
 
-    pipe = pipeline.load(run, device)
+    pipe = loading.load(run, device)
     changes = {k: v for k, v in {"suite": suite, "limit": limit}.items() if v is not None}
     experiment = pipe.experiment.model_copy(
         update={"evaluate": pipe.experiment.evaluate.model_copy(update=changes)}
@@ -298,13 +298,14 @@ def sample(
     Pictures and sound are written to `out` (sample.png, sample.wav; numbered where n > 1); text is
     the line itself, and written to `out` if given.
     """
-    from braid import pipeline
+    from braid import loading
+    from braid.pipeline import Hole, Part
 
     if n < 1:
         raise BraidError(f"--n {n} must be at least 1")
     if prompt is None and not _names_a_model(model):
         model, prompt = "mini", model
-    pipe = pipeline.load(
+    pipe = loading.load(
         model, device, dtype=dtype, quantise=quantise, offload=offload, revision=revision
     )
     parts: list[Any] = []
@@ -314,14 +315,14 @@ def sample(
             raise BraidError(
                 f"this model reads no pictures; it has {', '.join(pipe.braid.strands)}"
             )
-        parts.append(pipeline.Part(given[0], image))
+        parts.append(Part(given[0], image))
     if audio is not None:
         if "audio" not in pipe.braid.strands:
             raise BraidError(f"this model reads no sound; it has {', '.join(pipe.braid.strands)}")
-        parts.append(pipeline.Part("audio", audio))
+        parts.append(Part("audio", audio))
     if prompt is not None:
         parts.append(prompt)
-    parts.append(pipeline.Hole(to))
+    parts.append(Hole(to))
     if out is not None:
         storage.writable(out.parent)
     done: list[Parts] = pipe(
@@ -363,11 +364,11 @@ def draw(
     device: str | None = None,
 ) -> Iterator[str]:
     """Draw a benchmark's prompts, see `braid.clients.drawings.draw`; yields a line for each."""
-    from braid import pipeline
+    from braid import loading
     from braid.clients import drawings
 
     yield from drawings.draw(
-        pipeline.load(model, device),
+        loading.load(model, device),
         kind,
         prompts,
         out,
@@ -391,9 +392,9 @@ def push(
     create_pr: bool = False,
 ) -> str:
     """Upload a model with a card; returns the address, see `braid.publishing.push`."""
-    from braid import pipeline, publishing
+    from braid import loading, publishing
 
-    return pipeline.load(model, "cpu").push_to_hub(
+    return loading.load(model, "cpu").push_to_hub(
         repository,
         private=private,
         revision=revision,
@@ -405,7 +406,7 @@ def push(
 
 def _names_a_model(word: str) -> bool:
     """Whether the only word of a command is a model, and not a prompt for the embedded one."""
-    from braid.pipeline import ASSETS
+    from braid.loading import ASSETS
 
     looks = "/" in word or "\\" in word or word == "mini"
     if looks or Path(word).exists() or (ASSETS / word).is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from braid import pipeline
+from braid import loading
 from braid.errors import BraidError
 from braid.families import reading, writing
 from braid.pipeline import Pipeline
@@ -61,5 +61,5 @@ def export(source: str, folder: Path) -> str:
         source: a folder that `convert` wrote, or a run that began with one.
         folder: a new or empty folder.
     """
-    writing.export(pipeline.load(source, "cpu").braid, folder)
+    writing.export(loading.load(source, "cpu").braid, folder)
     return str(folder)

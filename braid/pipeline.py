@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import adapting, calling, checkpoints, config, publishing, quantisation, storage
+from braid import adapting, calling, config, publishing, quantisation, storage
 from braid.braid import Braid
 from braid.config import Experiment
-from braid.device import choose
 from braid.errors import BraidError
-from braid.families import reading
 from braid.generation import (
     BlockCache,
     Frame,
@@ -370,7 +367,9 @@ class Pipeline:
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> Pipeline:
-        """Load a model; `load` under the name that it has elsewhere."""
+        """Load a model; `braid.load` under the name that it has elsewhere."""
+        from braid.loading import load
+
         return load(
             id_or_folder,
             device,
@@ -572,112 +571,6 @@ class Pipeline:
         if not len(tokens):
             return given
         return self._known[part.modality].decode(tokens[row].cpu(), part.shape)
-
-
-ASSETS = Path(__file__).parent / "assets"
-"""Models that come with the package."""
-
-
-def find(path: str | Path) -> Path:
-    """Return the folder of a model: a path, or the name of one that comes with the package."""
-    if folder := _local(path):
-        return folder
-    if Path(path).is_dir():
-        raise BraidError(
-            f"{str(path)!r} holds no experiment.json; it is no run directory and no saved model"
-        )
-    built_in = sorted(p.parent.name for p in ASSETS.glob("*/experiment.json"))
-    raise BraidError(
-        f"{str(path)!r} does not exist; give a run directory or a saved model, or one that comes "
-        f"with the package: {', '.join(built_in) or 'none'}"
-    )
-
-
-def _local(path: str | Path) -> Path | None:
-    places = (Path(path), ASSETS / path)
-    return next((f for f in places if (f / "experiment.json").is_file()), None)
-
-
-def load(
-    path: str | Path,
-    device: str | None = None,
-    *,
-    dtype: torch.dtype | str | None = None,
-    quantise: str | None = None,
-    offload: bool = False,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Pipeline:
-    """Load a run directory, a folder that `Pipeline.save` wrote, or a released model.
-
-    Only safetensors and JSON are read. A run directory gives the averaged weights of its newest
-    sound checkpoint. A released model is of a family in docs/checkpoints.md. Each of them but a run
-    may also be a Hub id, owner/name.
-
-    Args:
-        path: a folder, the name of a model that comes with the package, or a Hub id.
-        device: where it runs; None is this machine's accelerator if it has one.
-        dtype: precision of the weights, such as "bfloat16"; None keeps that of the files.
-        quantise: "int8" holds the weights of linear layers in 8 bits; None all of them as they are.
-        offload: keep the transformer's blocks in the host's memory; each visits the device while
-            it computes.
-        revision: branch, tag or commit of a Hub id.
-        token: of a Hub id that is not public.
-        cache_dir: where models of the Hub are kept.
-        local_files_only: take what is cached of a Hub id, and ask no network.
-    """
-    where, precision = choose(device), quantisation.dtype_of(dtype)
-    quantisation.check(quantise)
-    folder = _local(path) or reading.find(
-        path,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
-    folder = find(path) if folder is None else folder  # says what is wrong
-    if not (folder / "experiment.json").is_file():
-        released = reading.load(folder, precision)
-        laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
-        return Pipeline(laid, released.experiment, folder)
-    experiment = config.load_run(folder)
-    states = storage.read_json(folder / "modalities.json")
-    weights = folder / "model.safetensors"
-    braid = config.build(experiment, states, undrawn=weights.is_file())
-    if weights.is_file():
-        storage.fill(braid, storage.read_each(weights), str(weights))
-    else:
-        if experiment.train.lora is not None:
-            adapting.prepare(braid, experiment.train)
-        newest = _newest(folder, ("model", "ema") if experiment.train.ema else ("model",))
-        tensors = checkpoints.read(newest, "model")
-        if experiment.train.ema:
-            tensors |= checkpoints.read(newest, "ema")
-            first = {p: n for n, p in braid.named_parameters()}  # tied weights are averaged once
-            for name, p in braid.named_parameters(remove_duplicate=False):
-                if first[p] in tensors:
-                    tensors[name] = tensors[first[p]]
-        storage.adopt(braid, tensors, str(newest))
-        adapting.merge(braid)
-    laid = quantisation.lay_out(braid, where, precision, quantise, offload)
-    return Pipeline(laid, experiment, folder)
-
-
-def _newest(run: Path, groups: Sequence[str]) -> Path:
-    """Return the newest checkpoint of a run in which these tensors are sound."""
-    passed: list[str] = []
-    found = checkpoints.newest(run / "checkpoints", groups, passed.append)
-    if found is not None:
-        for text in passed:
-            warnings.warn(text, stacklevel=3)
-        return found
-    if passed:
-        raise BraidError(
-            f"{str(run)!r} has no sound checkpoint; put back a copy of one: {'; '.join(passed)}"
-        )
-    raise BraidError(f"{str(run)!r} holds no checkpoint yet; train it first with the same command")
 
 
 def _seed(seed: int, number: int) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from braid import pipeline, storage
+from braid import Hole, loading, storage
 from braid.errors import BraidError
+from braid.pipeline import Pipeline
 from tests.laws import models
 
 
-def saved(folder: Path, paradigm: str = "showo") -> pipeline.Pipeline:
+def saved(folder: Path, paradigm: str = "showo") -> Pipeline:
     """Save a pipeline of random weights, and return it."""
     made = models.pipeline(paradigm)
     made.save(folder)
@@ -23,21 +24,21 @@ def saved(folder: Path, paradigm: str = "showo") -> pipeline.Pipeline:
 @pytest.mark.parametrize("paradigm", models.NAMES)
 def test_a_saved_model_is_equal_to_the_bit_and_samples_the_same(paradigm, tmp_path):
     made = saved(tmp_path / "model", paradigm)
-    read = pipeline.load(tmp_path / "model")
+    read = loading.load(tmp_path / "model")
     assert read.experiment == made.experiment
     ours, theirs = made.braid.state_dict(), read.braid.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     name = models.drawn(paradigm)[-1]
-    holes = [pipeline.Hole(name)]
+    holes = [Hole(name)]
     a, b = (p(holes, seed=4, steps=3, trajectory=True) for p in (made, read))
     assert torch.equal(a.trajectory[-1].belief, b.trajectory[-1].belief)
 
 
 def test_tied_weights_are_still_tied_after_loading(tmp_path):
     made = models.experiment("chameleon", "strands.text.tied=true")
-    pipeline.Pipeline(models.stirred(made, torch.float32), made).save(tmp_path / "model")
-    strand = pipeline.load(tmp_path / "model").braid.strand("text")
+    Pipeline(models.stirred(made, torch.float32), made).save(tmp_path / "model")
+    strand = loading.load(tmp_path / "model").braid.strand("text")
     assert strand.head.linear.weight is strand.embedder.table.weight
 
 
@@ -50,7 +51,7 @@ def test_a_saved_model_holds_only_safetensors_and_json(tmp_path):
 def test_saving_again_replaces_the_model(tmp_path):
     saved(tmp_path / "model", "showo")
     saved(tmp_path / "model", "mmada")
-    assert pipeline.load(tmp_path / "model").experiment.rule == "full"
+    assert loading.load(tmp_path / "model").experiment.rule == "full"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -88,7 +89,7 @@ def test_a_truncated_file_is_refused(tmp_path):
     for size in (0, 5, 100, path.stat().st_size - 1):
         path.write_bytes(path.read_bytes()[:size])
         with pytest.raises(BraidError, match="model.safetensors' is damaged .* use an earlier"):
-            pipeline.load(tmp_path / "model")
+            loading.load(tmp_path / "model")
         saved(tmp_path / "model")
 
 
@@ -96,7 +97,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     saved(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x80\x04K\x01." * 100)
     with pytest.raises(BraidError, match="is damaged"):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_damaged_json_is_refused(name, text, message, tmp_path):
     saved(tmp_path / "model")
     (tmp_path / "model" / name).write_text(text)
     with pytest.raises(BraidError, match=message):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["modalities.json", "model.safetensors", "experiment.json"])
@@ -122,7 +123,7 @@ def test_a_missing_file_is_refused(name, tmp_path):
     saved(tmp_path / "model")
     (tmp_path / "model" / name).unlink()
     with pytest.raises(BraidError, match="does not exist|holds no"):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
@@ -134,7 +135,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     with pytest.raises(
         BraidError, match="has shape .*; the checkpoint belongs to another experiment"
     ):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 def test_a_checkpoint_with_other_tensors_is_refused(tmp_path):
@@ -144,7 +145,7 @@ def test_a_checkpoint_with_other_tensors_is_refused(tmp_path):
     text["transformer"]["depth"] = 3
     path.write_text(json.dumps(text))
     with pytest.raises(BraidError, match="tensors are missing .* belongs to another experiment"):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 def test_a_path_that_is_no_model_is_refused(tmp_path):
@@ -153,7 +154,7 @@ def test_a_path_that_is_no_model_is_refused(tmp_path):
         (tmp_path, "holds no experiment.json; it is no run directory"),
     ):
         with pytest.raises(BraidError, match=message):
-            pipeline.load(path)
+            loading.load(path)
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
@@ -161,7 +162,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / "checkpoints").mkdir()
     with pytest.raises(BraidError, match="holds no checkpoint yet; train it first"):
-        pipeline.load(tmp_path / "model")
+        loading.load(tmp_path / "model")
 
 
 def test_checkpoints_are_numbered_not_sorted_by_name(tmp_path):

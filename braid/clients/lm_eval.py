@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from braid import pipeline
+from braid import loading
 from braid.clients.continuing import Continuing, Wish
 from braid.data.rows import require
 from braid.errors import BraidError
@@ -77,7 +77,7 @@ def register() -> type:
             token: str | None = None,
         ) -> None:
             super().__init__()
-            pipe = pipeline.load(
+            pipe = loading.load(
                 pretrained,
                 _there(device),
                 dtype=dtype,

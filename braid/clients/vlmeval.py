@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from braid import pipeline
+from braid import loading
 from braid.errors import BraidError
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -54,7 +54,7 @@ class BraidVLM:
         Raises:
             BraidError: the model reads no pictures, or writes no text.
         """
-        self.pipe = pipeline.load(model, device) if isinstance(model, str) else model
+        self.pipe = loading.load(model, device) if isinstance(model, str) else model
         if tokens < 1:
             raise BraidError(f"tokens {tokens} must be at least 1")
         self.tokens, self.temperature, self.steps, self.seed = tokens, temperature, steps, seed

@@ -16,7 +16,7 @@ from braid.config import (
     override,
 )
 from braid.errors import BraidError
-from braid.pipeline import find
+from braid.loading import find
 from braid.processes import PROCESSES
 
 

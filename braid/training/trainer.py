@@ -22,9 +22,9 @@ from braid.data.loader import Step
 from braid.device import choose
 from braid.errors import BraidError
 from braid.layout import Batch
+from braid.loading import load
 from braid.modalities import conversions
 from braid.parallel import World
-from braid.pipeline import load
 from braid.tracing import part
 from braid.training import checkpoint, directory, gradient, interruption
 from braid.training.checkpoint import State

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from braid import pipeline
+from braid import loading
 from braid.checkpoints import Checkpoints, newest, read, verify
 from braid.errors import BraidError
+from braid.pipeline import Pipeline
 from tests.checkpoints.made import resumed, saved, sound, tensors, zeros
 from tests.laws import models
 
@@ -215,7 +216,7 @@ def test_a_group_of_a_damaged_checkpoint_is_refused_and_a_whole_one_is_read(tmp_
         assert newest(tmp_path) is None
 
 
-def run_folder(folder: Path) -> pipeline.Pipeline:
+def run_folder(folder: Path) -> Pipeline:
     """Make a run's folder with two checkpoints; returns the model with the newest average."""
     made = models.pipeline("showo")
     made.save(folder)
@@ -237,18 +238,18 @@ def run_folder(folder: Path) -> pipeline.Pipeline:
 
 def test_a_run_is_used_from_its_newest_sound_average(tmp_path):
     made = run_folder(tmp_path)
-    loaded = pipeline.load(tmp_path, "cpu").braid.state_dict()
+    loaded = loading.load(tmp_path, "cpu").braid.state_dict()
     assert all(torch.equal(t, loaded[n]) for n, t in made.braid.state_dict().items())
     checkpoints = tmp_path / "checkpoints"
     flip(checkpoints / "step-2" / "optimizer" / SHARD, random.Random(0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pipeline.load(tmp_path, "cpu")  # nothing of the optimiser is needed
+        loading.load(tmp_path, "cpu")  # nothing of the optimiser is needed
     flip(checkpoints / "step-2" / "ema" / SHARD, random.Random(0))
     with pytest.warns(UserWarning, match=r"step-2' is passed over: ema/"):
-        older = pipeline.load(tmp_path, "cpu").braid
+        older = loading.load(tmp_path, "cpu").braid
     for name, p in older.named_parameters():
         assert torch.equal(p, 2 * made.braid.get_parameter(name))
     (checkpoints / "step-1" / "model" / SHARD).unlink()
     with pytest.raises(BraidError, match="has no sound checkpoint; put back a copy.*is missing"):
-        pipeline.load(tmp_path, "cpu")
+        loading.load(tmp_path, "cpu")

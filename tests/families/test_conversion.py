@@ -458,7 +458,7 @@ def test_a_text_without_an_end_says_so():
 MEASURED = """
 import sys
 from pathlib import Path
-from braid import convert_commands, pipeline
+from braid import convert_commands, loading
 
 def now(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -466,7 +466,7 @@ def now(key):
 
 for work in (
     lambda: list(convert_commands.convert(sys.argv[1], Path(sys.argv[2]))),
-    lambda: pipeline.load(sys.argv[2], "cpu"),
+    lambda: loading.load(sys.argv[2], "cpu"),
 ):
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = now("VmRSS")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
 import braid
-from braid import Hole, pipeline
+from braid import Hole, config
 from braid.generation import Known, Opening, generate
 from braid.layout import Span, pack
 from braid.pipeline import Pipeline
@@ -163,8 +165,8 @@ def test_low_confidence_decoding_gives_the_published_tokens(tmp_path, steps):
     folder, model = llada(tmp_path / "released")
     pipe = braid.load(folder, "cpu")
     prompts = random_ids([7, 12, 3], seed=4)
-    sampler = pipeline.config.make_sampler(pipe.experiment.strands["text"])
-    sampler = pipeline.dataclasses.replace(sampler, size_of_block=8, steps=steps)
+    sampler = config.make_sampler(pipe.experiment.strands["text"])
+    sampler = dataclasses.replace(sampler, size_of_block=8, steps=steps)
     parts = [Known("text", prompts), Opening("text", (24,))]
     done = generate(pipe.braid, parts, torch.arange(3), {1: sampler})
     for row, prompt in enumerate(prompts):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from braid import checkpoints, pipeline, storage
+from braid import checkpoints, loading, storage
 from braid.checkpoints import Lock
 from braid.config import Experiment
 from braid.data import Data
@@ -330,7 +330,7 @@ def test_the_experiment_of_a_run_directory_repeats_it(tmp_path):
 def test_a_run_directory_is_loaded_with_the_averaged_weights(tied, tmp_path):
     t = trainer(tmp_path, experiment("paradigm=showo", f"strands.text.tied={tied}"))
     trained = t.run()
-    assert_same(dict(pipeline.load(tmp_path).braid.state_dict()), dict(trained.state_dict()))
+    assert_same(dict(loading.load(tmp_path).braid.state_dict()), dict(trained.state_dict()))
     last = checkpoints.read(tmp_path / "checkpoints" / "step-6", "model")
     assert not all(torch.equal(last[n], p) for n, p in trained.named_parameters())
 
@@ -338,7 +338,7 @@ def test_a_run_directory_is_loaded_with_the_averaged_weights(tied, tmp_path):
 def test_without_an_average_the_last_weights_are_used(tmp_path):
     trainer(tmp_path, experiment("train.ema=0")).run()
     last = checkpoints.read(tmp_path / "checkpoints" / "step-6", "model")
-    assert_same(dict(pipeline.load(tmp_path).braid.state_dict()), last)
+    assert_same(dict(loading.load(tmp_path).braid.state_dict()), last)
 
 
 def test_previews_change_nothing(tmp_path):
