@@ -49,6 +49,7 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_process_is_one_file_and_one_line(tmp_path):
     name = follow("add-a-process.md", "PROCESSES", tmp_path)
     out = run(
@@ -95,6 +96,7 @@ def test_the_new_process_trains_from_the_command_line(tmp_path):
     assert (tmp_path / "x.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_modality_is_one_file_and_one_line(tmp_path):
     name = follow("add-a-modality.md", "MODALITIES", tmp_path)
     out = run(

@@ -278,6 +278,7 @@ def test_each_remedy_saves_what_it_is_for():
     assert off.seconds > plain.seconds
 
 
+@pytest.mark.slow
 def test_what_is_proposed_fits_and_can_be_set():
     for name, gpus in (("1b", 1), ("7b", 8), ("70b", 64)):
         made = plan(name, Machine(gpus=gpus))
@@ -332,6 +333,7 @@ def test_devices_are_told_by_name():
 # the page
 
 
+@pytest.mark.slow
 def test_the_table_of_the_page_is_computed():
     from braid.doctor.tables import TABLE, table
 

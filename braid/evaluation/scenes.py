@@ -33,7 +33,7 @@ def scenes_suite(
     The scenes are made here, from a seed of their own; `held_out` is not needed.
     """
     draws = "image" in pipe.braid.strands and pipe.braid.strand("image").process is not None
-    out = Evaluation(numbers={"edit_guidance": 1.0} if draws else {})
+    out = Evaluation(numbers={"edit_guidance": config.guidance} if draws else {})
     count = config.limit or config.drawings
     for split in TESTS:
         test = scenes(count, SEED, split)
@@ -131,10 +131,11 @@ def _edit(
     seed: int,
     out: Evaluation,
 ) -> None:
-    """Edit pictures without guidance, and compare what is there with what should be."""
+    """Edit pictures as guided as drawings are; compare what is there with what should be."""
     done = pipe.batch(
         [[r["image"], r["instruction"], Hole("image")] for r in rows],
         steps=config.steps,
+        guidance=config.guidance,
         seeds=range(seed, seed + len(rows)),
     )
     drawn = [p[-1] for p in done]

@@ -8,13 +8,9 @@ import pytest
 
 from tests.chaos.__main__ import NAMES, main
 
-QUICK = ("corruption", "disk", "elastic", "leaks")
-"""Those that take a few seconds; the others start many processes."""
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_survives(name, tmp_path):
     said = importlib.import_module(f"tests.chaos.{name}").main(tmp_path, quick=True)
     assert said

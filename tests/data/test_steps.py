@@ -211,6 +211,7 @@ def test_bad_rows_are_counted_exactly_and_move_nothing(ranks, workers, model, co
         assert sum(rows.skipped.values()) == len(known)
 
 
+@pytest.mark.slow
 def test_counts_of_positions_do_not_depend_on_where_a_run_was_interrupted(model, corpora):
     _, spoilt = corpora
     whole = counted(taken(mixed_loader(spoilt, model), 0, STEPS))

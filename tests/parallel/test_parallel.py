@@ -84,7 +84,7 @@ def test_an_error_of_one_rank_reaches_all():
 
 
 LAYOUTS = [
-    pytest.param(2, None, 1, [], id="sharded"),
+    pytest.param(2, None, 1, [], id="sharded", marks=pytest.mark.slow),
     pytest.param(2, 1, 1, [], id="replicated", marks=pytest.mark.slow),
     pytest.param(2, None, 2, [], id="tensor"),
     pytest.param(2, None, 1, ["parallel.recompute=true"], id="recomputed", marks=pytest.mark.slow),
