@@ -7,7 +7,8 @@ A file of a run is {"recipe", "paradigm", "seed", "machine", "minutes", "train_s
 "train_tokens", "parameters", "versions", "date", "numbers": {name: number}}; what is not known is
 null. An interval stands under NAME_low and NAME_high, a remark under NAME_note. A codec's file has
 "codec" instead of "paradigm". What `braid compare` writes, {"paradigms": {name: numbers}}, is read
-too. A panel of the run's report is copied to docs/images/NAME.png and shown below the table.
+too. Panels of the run's report are copied to docs/images/NAME.png, NAME-2.png, ... and shown below
+the table.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +122,12 @@ def section(recipe: str, runs: Sequence[Entry]) -> str:
 
 def pictures(runs: Sequence[Entry], heads: Sequence[str]) -> list[str]:
     """Return the panels of the runs that have one in docs/images."""
-    return [
-        f"{head}:\n\n![{run['file']}](images/{run['file']}.png)\n"
-        for run, head in zip(runs, heads, strict=True)
-        if (IMAGES / f"{run['file']}.png").is_file()
-    ]
+    lines = []
+    for run, head in zip(runs, heads, strict=True):
+        there = takewhile(Path.is_file, images_of(run["file"]))
+        shown = [f"![{image.stem}](images/{image.name})\n" for image in there]
+        lines += [f"{head}:\n", *shown] if shown else []
+    return lines
 
 
 def shared(runs: Sequence[Entry]) -> list[str]:
@@ -197,7 +200,7 @@ def add(
     machine: str | None = None,
     paradigm: str | None = None,
     folder: Path = RESULTS,
-    panel: str | None = None,
+    panels: Sequence[str] = (),
 ) -> Path:
     """Write FOLDER/NAME.json from an evaluated run or a codec's folder; return its path.
 
@@ -207,7 +210,7 @@ def add(
         machine: what it was trained on; otherwise what the report says it was measured on.
         paradigm: of the run; otherwise the one whose processes and rule the experiment has.
         folder: where results lie.
-        panel: title of the panel of the report that is shown on the page.
+        panels: titles of the panels of the report that are shown on the page.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise ValueError(f"--name {name!r}: use lower case letters, digits, '-', '_' and '.'")
@@ -227,11 +230,16 @@ def add(
     # the file's own date: the report does not hold one
     entry["date"] = datetime.fromtimestamp(source.stat().st_mtime, UTC).date().isoformat()
     entry["numbers"] = entry.pop("numbers")  # last in the file
-    if panel is not None:
-        shutil.copyfile(sheet_of(run, panel), IMAGES / f"{name}.png")
+    for sheet, image in zip([sheet_of(run, p) for p in panels], images_of(name), strict=False):
+        shutil.copyfile(sheet, image)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def images_of(name: str) -> Iterator[Path]:
+    """Yield the places of a run's panels: NAME.png, NAME-2.png and so on."""
+    return (IMAGES / f"{name}{f'-{i}' if i > 1 else ''}.png" for i in count(1))
 
 
 def sheet_of(run: Path, panel: str) -> Path:
@@ -310,11 +318,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adding.add_argument("--name", required=True, help="of the file, such as scenes-fudoki")
     adding.add_argument("--machine", help="what it was trained on, such as '2 CPU cores'")
     adding.add_argument("--paradigm", help="of the run, where its processes do not tell it")
-    adding.add_argument("--panel", help="title of a panel of the report to show on the page")
+    adding.add_argument(
+        "--panel", action="append", default=[], help="title of a panel to show on the page; again"
+    )
     given = parser.parse_args(arguments)
     try:
         if given.command == "add":
-            made = add(given.run, given.name, given.machine, given.paradigm, panel=given.panel)
+            made = add(given.run, given.name, given.machine, given.paradigm, panels=given.panel)
             print(f"wrote {made}")
         PAGE.write_text(page(), encoding="utf-8")
     except ValueError as e:

@@ -145,5 +145,5 @@ def test_a_panel_that_the_report_lacks_is_refused_with_those_it_has(results, run
     (run / "panels").mkdir(exist_ok=True)
     (run / "panels" / "drawn.png").write_bytes(b"")
     with pytest.raises(ValueError, match="no panel 'Captions'; it has .*drawn"):
-        results.add(run, "toy", folder=tmp_path, panel="Captions")
+        results.add(run, "toy", folder=tmp_path, panels=["Captions"])
     assert not list(tmp_path.iterdir())
