@@ -289,6 +289,7 @@ def test_what_is_proposed_fits_and_can_be_set():
         assert asked.asked.seconds == pytest.approx(made.best.seconds)
 
 
+@pytest.mark.slow
 def test_what_fits_nowhere_is_said():
     made = plan("70b", Machine(gpus=1, memory_gb=24))
     assert made.best is None

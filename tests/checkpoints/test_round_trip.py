@@ -166,6 +166,7 @@ def test_an_error_of_writing_that_is_no_users_mistake_keeps_its_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_and_one_read_each_others_checkpoints(tmp_path):
     alone, both = tmp_path / "alone", tmp_path / "both"
     saved(alone, 5)

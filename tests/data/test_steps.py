@@ -181,10 +181,10 @@ STEPS = 60
 
 
 PLANS = [
-    pytest.param(1, 0, marks=pytest.mark.slow),
+    (1, 0),
     pytest.param(2, 0, marks=pytest.mark.slow),
     pytest.param(1, 3, marks=pytest.mark.slow),
-    (2, 3),
+    pytest.param(2, 3, marks=pytest.mark.slow),
 ]
 
 

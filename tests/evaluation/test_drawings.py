@@ -195,6 +195,7 @@ def test_a_recipe_of_pictures_has_the_codec_that_its_paradigm_needs(recipe, toke
     assert modality.source == f"codecs/{recipe}-{'kl' if process.continuous else 'vq'}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("beside_codecs")
 def test_drawings_through_a_codec_stand_beside_pictures_through_it():
     made = resolve(
