@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from braid.errors import BraidError
 
+_BESIDE = ("tmp", "old")  # how folders are called while another takes their place
 _STEP = re.compile(r"step-(\d+)", re.ASCII)
 
 
@@ -71,16 +72,21 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         BraidError: it cannot be written; what was there before is still there.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    temporary, old = (folder.with_name(f"{folder.name}.{x}-{uuid.uuid4().hex}") for x in _BESIDE)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         for path in (p for p in temporary.rglob("*") if p.is_file()):
             with path.open("rb") as f:
                 os.fsync(f.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        if folder.is_dir():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     except OSError as e:
         raise BraidError(
             f"cannot write {str(folder)!r} ({e.strerror or e}); free some space, or choose "
@@ -88,6 +94,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         ) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
