@@ -7,7 +7,7 @@ A file of a run is {"recipe", "paradigm", "seed", "machine", "minutes", "train_s
 "train_tokens", "parameters", "versions", "date", "numbers": {name: number}}; what is not known is
 null. An interval stands under NAME_low and NAME_high, a remark under NAME_note. A codec's file has
 "codec" instead of "paradigm". What `braid compare` writes, {"paradigms": {name: numbers}}, is read
-too. Panels of the run's report are copied to docs/images/NAME.png, NAME-2.png, ... and shown below
+too. Panels of the run's report are copied to docs/images/NAME.png, NAME+2.png, ... and shown below
 the table.
 """
 
@@ -230,7 +230,11 @@ def add(
     # the file's own date: the report does not hold one
     entry["date"] = datetime.fromtimestamp(source.stat().st_mtime, UTC).date().isoformat()
     entry["numbers"] = entry.pop("numbers")  # last in the file
-    for sheet, image in zip([sheet_of(run, p) for p in panels], images_of(name), strict=False):
+    sheets = [sheet_of(run, panel) for panel in panels]
+    if sheets:
+        for old in takewhile(Path.is_file, images_of(name)):
+            old.unlink()
+    for sheet, image in zip(sheets, images_of(name), strict=False):
         shutil.copyfile(sheet, image)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -238,8 +242,8 @@ def add(
 
 
 def images_of(name: str) -> Iterator[Path]:
-    """Yield the places of a run's panels: NAME.png, NAME-2.png and so on."""
-    return (IMAGES / f"{name}{f'-{i}' if i > 1 else ''}.png" for i in count(1))
+    """Yield the places of a run's panels: NAME.png, NAME+2.png and so on."""
+    return (IMAGES / f"{name}{f'+{i}' if i > 1 else ''}.png" for i in count(1))
 
 
 def sheet_of(run: Path, panel: str) -> Path:

@@ -147,3 +147,15 @@ def test_a_panel_that_the_report_lacks_is_refused_with_those_it_has(results, run
     with pytest.raises(ValueError, match="no panel 'Captions'; it has .*drawn"):
         results.add(run, "toy", folder=tmp_path, panels=["Captions"])
     assert not list(tmp_path.iterdir())
+
+
+def test_as_many_panels_are_shown_as_were_last_added(results, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "IMAGES", tmp_path)
+    (run / "panels").mkdir(exist_ok=True)
+    for name in ("drawn", "captions"):
+        (run / "panels" / f"{name}.png").write_bytes(name.encode())
+    results.add(run, "toy", folder=tmp_path, panels=["Drawn", "Captions"])
+    assert [p.read_bytes() for p in sorted(tmp_path.glob("*.png"))] == [b"captions", b"drawn"]
+    assert "![toy+2](images/toy+2.png)" in results.page(tmp_path)
+    results.add(run, "toy", folder=tmp_path, panels=["Captions"])
+    assert [p.read_bytes() for p in tmp_path.glob("*.png")] == [b"captions"]
