@@ -220,9 +220,11 @@ class Pipeline:
         """Fill the holes of many documents.
 
         All advance together, at most `rows` at a time: documents of the same form and options as
-        one batch, others beside it in the same passes of the transformer. What has ended leaves.
+        one batch, others beside it in the same passes of the transformer. A batch that has ended
+        makes room for the next.
         The options are those of a call; steps, guidance and temperature may be one for each
-        document. `watch` gets the whole `Frame` of each network call.
+        document. `watch` gets the whole `Frame` of each network call; calls of unlike documents
+        take turns, each batch counted from 0.
         """
         each = {"steps": steps, "guidance": guidance, "temperature": temperature}
         given = [_for_each(name, value, len(documents)) for name, value in each.items()]
@@ -638,6 +640,9 @@ class _Chosen:
 
 def _for_each(name: str, value: Each[Any], count: int) -> list[Any]:
     """Return an option of each document."""
+    value = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+    if isinstance(value, str):
+        raise BraidError(f"{name} {value!r} is no number; give one, or one each")
     if not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:

@@ -21,7 +21,7 @@ _GAP, _LINE, _MOST_LINES = 8, 13, 4
 def save(folder: Path, panels: Mapping[str, Rows]) -> list[Path]:
     """Write each panel to FOLDER/TITLE.png, with its title in lower case; return the paths.
 
-    Sheets of an earlier evaluation are removed, so that a folder never shows two.
+    All PNG files of the folder are removed first, so that it never shows two evaluations.
 
     Raises:
         BraidError: two titles make the same file.

@@ -67,7 +67,7 @@ def export(braid: Braid, folder: Path) -> None:
             if name != TENSORS:
                 (temporary / name).write_text(text, encoding="utf-8")
         if folder.exists():
-            folder.rmdir()  # refused where something was put there meanwhile
+            folder.rmdir()  # refuses what was put there meanwhile
 
 
 def _files(braid: Braid) -> dict[str, str]:

@@ -81,6 +81,12 @@ class _BlockContext(RereadContext):
         self._logits = torch.empty(0)
         self._age = 0
 
+    def of(self, rows: Tensor) -> _BlockContext:
+        """Return a context of some rows, which reads everything at its next prediction."""
+        out = _BlockContext(self.braid, len(rows), self.transform, self.options)
+        out.chunks = super().of(rows).chunks
+        return out
+
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Predict; only what stands in the block at hand is up to date."""
         strand = self.braid.strand(name)

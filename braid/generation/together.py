@@ -2,11 +2,12 @@
 
 Each runs as if it were alone, until it asks for the transformer; once all have asked, one pass
 answers all. So token by token decoding, refinement in steps, documents of other forms and numbers
-of steps advance together, and what has ended makes room for the next.
+of steps advance together, and a job that has ended makes room for the next.
 """
 
 from __future__ import annotations
 
+import contextvars
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,14 @@ def together(transformer: Transformer, jobs: Sequence[Job[T]], rows: int) -> lis
 
     results: list[Any] = [None] * len(jobs)
     queue = deque(enumerate(jobs))
+    started: list[greenlet.greenlet] = []
     waiting: list[tuple[int, greenlet.greenlet, Call]] = []
+
+    def start(i: int, job: Job[T]) -> None:
+        begun = greenlet.greenlet(job.run)
+        begun.gr_context = contextvars.copy_context()
+        started.append(begun)
+        go_on(i, begun, ask)
 
     def go_on(i: int, job: greenlet.greenlet, *given: object) -> None:
         said = job.switch(*given)
@@ -73,14 +81,19 @@ def together(transformer: Transformer, jobs: Sequence[Job[T]], rows: int) -> lis
         else:
             waiting.append((i, job, said))
 
-    while queue or waiting:
-        busy = sum(jobs[i].rows for i, _, _ in waiting)
-        while queue and (not waiting or busy + queue[0][1].rows <= rows):
-            i, job = queue.popleft()
-            go_on(i, greenlet.greenlet(job.run), ask)
-            busy += job.rows
-        asked, waiting = waiting, []
-        answers = transformer.together([call for _, _, call in asked]) if asked else []
-        for (i, job, _), answer in zip(asked, answers, strict=True):
-            go_on(i, job, answer)
+    try:
+        while queue or waiting:
+            busy = sum(jobs[i].rows for i, _, _ in waiting)
+            while queue and (not waiting or busy + queue[0][1].rows <= rows):
+                i, job = queue.popleft()
+                start(i, job)
+                busy += job.rows
+            asked, waiting = waiting, []
+            answers = transformer.together([call for _, _, call in asked]) if asked else []
+            for (i, begun, _), answer in zip(asked, answers, strict=True):
+                go_on(i, begun, answer)
+    finally:
+        for begun in started:  # where one failed: what others have entered ends here, not later
+            if not begun.dead:
+                begun.throw()
     return results

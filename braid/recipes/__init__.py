@@ -55,12 +55,12 @@ def resolve(name: str, settings: Sequence[str] = ()) -> Experiment:
             with unsettled():
                 made = recipe(**arguments)
             return override(made, rest)
-        except ValidationError as e:  # such as a codec that is not there yet
+        except ValidationError as e:
             raise explained(e, Experiment) from e
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
-        return override(
-            load(Path(name) / "experiment.json" if Path(name).is_dir() else Path(name)), settings
-        )
+        with unsettled():
+            made = load(Path(name) / "experiment.json" if Path(name).is_dir() else Path(name))
+        return override(made, settings)
     raise unknown("recipe", name, RECIPES)
 
 

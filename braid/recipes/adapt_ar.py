@@ -88,7 +88,7 @@ def _causal(strand: StrandConfig) -> bool:
 def _exchanged(strand: StrandConfig) -> StrandConfig:
     """Return a strand under a discrete flow from masks, with the sampler that suits it.
 
-    From masks an adapted model learns in fewer steps than from uniform noise (docs/adaptation.md).
+    From masks what was learned helps more than from uniform noise (docs/adaptation.md).
     """
     process = {"kind": "discrete_flow", "path": "mask"}
     return strand.model_copy(update={"process": process, "sampler": None})

@@ -77,7 +77,9 @@ def omni(
         strands=made,
         rule=p.rule,
         transformer=TransformerConfig(width=128, depth=6, heads=4),
-        data=DataConfig(mix={"scenes": world, "digits": digits, "speech": spoken}, row=128),
+        data=DataConfig(
+            mix={"scenes": world, "digits": digits, "speech": spoken}, row=frame.data.row
+        ),
         train=TrainConfig(
             steps=1_000_000,
             minutes=60,

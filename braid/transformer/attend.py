@@ -64,6 +64,8 @@ class Apart:
             q1, k1, v1 = (x.unflatten(1, shape).transpose(0, 1) for x in own)
             if before is not None:
                 k1, v1 = torch.cat([before[0], k1], 2), torch.cat([before[1], v1], 2)
+            else:  # a view would keep what all calls share for as long as this one is kept
+                k1, v1 = k1.clone(), v1.clone()
             out.append(attend(q1, k1, v1, mask).transpose(0, 1).flatten(1, 2))
             present.append((k1, v1))
         return torch.cat(out, 1)[None], present

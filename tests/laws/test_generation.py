@@ -300,16 +300,19 @@ def test_a_row_whose_text_has_ended_writes_no_more(paradigm):
 BLOCKWISE = [(p, n) for p, n in models.CASES if not pipe(p).braid.strand(n).process.whole]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "held"), [(1.0, False), (1.0, True), (2.0, False)])
 @pytest.mark.parametrize(("paradigm", "name"), BLOCKWISE)
-def test_rows_that_have_ended_leave(paradigm, name, guidance):
+def test_rows_that_have_ended_leave(paradigm, name, guidance, held):
     built, rows = pipe(paradigm).braid, 5
     before, last = models.pair(built, name)
     keys, shape = Keys.of(7, rows).key, last.shape
     ends = torch.tensor([1, 1, 2, 2, 4])
 
     def run(mine: torch.Tensor, make=CachedContext) -> Generated:
-        parts = [Known(before.modality, [before.tokens] * len(mine)), Opening(name, shape)]
+        draft = torch.stack([last.tokens.roll(int(row), 0) for row in mine]) if held else None
+        keep = torch.arange(draft.shape[1])[None] % 2 == mine[:, None] % 2 if held else None
+        hole = Opening(name, shape, draft, keep)
+        parts = [Known(before.modality, [before.tokens] * len(mine)), hole]
         done = lambda tokens: tokens.shape[1] >= ends[mine]  # noqa: E731
         return generate(
             built, parts, keys[mine], guidance=guidance, make_context=make, finished=done

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,6 +135,7 @@ def test_as_many_rows_as_allowed_advance_and_the_next_takes_a_free_place(most):
 def test_a_mistake_in_one_ends_all_and_nothing_is_left_running():
     closed = []
 
+    @torch.no_grad()
     def run(transform) -> None:
         try:
             for _ in range(5):
@@ -143,9 +147,27 @@ def test_a_mistake_in_one_ends_all_and_nothing_is_left_running():
         transform(torch.randn(1, 2, 32), torch.zeros(1, 2, 3).long(), None)
         raise BraidError("wrong")
 
-    with pytest.raises(BraidError, match="wrong"):
+    with pytest.raises(BraidError, match="wrong") as kept:
         together(tiny(), [Job(run, 1), Job(wrong, 1), Job(run, 1)], 9)
-    assert len(closed) == 2
+    assert len(closed) == 2 and torch.is_grad_enabled()
+    del kept
+    gc.collect()
+    assert torch.is_grad_enabled()
+
+
+def test_jobs_see_what_their_caller_set():
+    told, seen = contextvars.ContextVar("told", default="nothing"), []
+    told.set("something")
+    together(tiny(), [Job(lambda _: seen.append(told.get()), 1)] * 3, 9)
+    assert seen == ["something"] * 3
+
+
+def test_a_kept_past_keeps_nothing_of_the_others():
+    transformer = tiny()
+    few, many = (Call(torch.randn(1, n, 32), torch.zeros(1, n, 3).long(), None) for n in (2, 500))
+    with torch.no_grad():
+        past = transformer.together([few, many])[0][1]
+    assert all(x.untyped_storage().nbytes() == x.nbytes for kv in past for x in kv)
 
 
 def test_options_for_each_document_are_as_many_as_documents():
@@ -154,6 +176,10 @@ def test_options_for_each_document_are_as_many_as_documents():
         pipe("fudoki").batch([document], steps=[3, 4])
     with pytest.raises(BraidError, match="steps 0 must be at least 1"):
         pipe("fudoki").batch([document, document], steps=[3, 0])
+    with pytest.raises(BraidError, match="steps '4' is no number"):
+        pipe("fudoki").batch([document], steps="4")
+    one, two = pipe("fudoki").batch([document] * 2, seeds=[0, 0], guidance=np.array([1.0, 3.0]))
+    assert not same(one[1], two[1])
     with pytest.raises(BraidError, match="guidance -1"):
         pipe("fudoki").batch([document, document], guidance=[1, -1])
     assert pipe("fudoki").batch([]) == []
