@@ -16,10 +16,11 @@ codec() { # NAME RECIPE SETTINGS...
   "$PYTHON" docs/make_results.py add "codecs/$1" --name "codec-$1" --machine "$MACHINE"
 }
 
-model() { # NAME RECIPE SETTINGS...
+model() { # RECIPE-PARADIGM RECIPE SETTINGS...
   "$BRAID" train "$2" train.minutes="$MINUTES" "${@:3}" --out "runs/$1"
   "$BRAID" evaluate "runs/$1" --json >/dev/null
-  "$PYTHON" docs/make_results.py add "runs/$1" --name "$1" --machine "$MACHINE"
+  # a recipe may exchange a process of its paradigm, so the experiment does not always tell which
+  "$PYTHON" docs/make_results.py add "runs/$1" --name "$1" --paradigm "${1#*-}" --machine "$MACHINE"
 }
 
 emoji=(data.path="$DATA/emoji-train.parquet" data.validation="$DATA/emoji-validation.parquet")

@@ -27,6 +27,7 @@ READING = {"vision_to_text": 1.0, "vision_and_question_to_answer": 1.0}
 def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
     """Colored shapes with captions, questions and edits; an hour on two CPU cores.
 
+    Text that a paradigm noises along a metric path is noised with a mask here (`told_from_noise`).
     Pictures pass through a codec. Symbols that are refined together are the levels of the codec
     that comes with the package; next-token paradigms read codecs/scenes-vq, one symbol a token
     (braid codec train scenes codec.quantiser=vq:512x8 --out codecs/scenes-vq), and continuous ones
