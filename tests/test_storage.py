@@ -67,6 +67,22 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert (tmp_path / "model.safetensors").is_file()
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    storage.save(tmp_path / "a", {"x": {"w": torch.ones(2)}}, {})
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(BraidError, match="Device or resource busy"):
+        storage.save(tmp_path / "a", {"x": {"w": torch.zeros(2)}}, {})
+    assert storage.read_tensors(tmp_path / "a" / "x.safetensors")["w"].tolist() == [1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "model"):
