@@ -276,10 +276,11 @@ class _Generation:
         grid = modality.positions(hole.shape).to(self.braid.device)
         done, total = 0, len(hole)
         alive = torch.ones(self.rows, dtype=torch.bool, device=self.braid.device)
+        left = self.rows  # how many are alive
         rows = torch.arange(self.rows, device=self.braid.device)  # those that are computed
         blocks: list[Tensor] = []
         written: list[Tensor] = []  # a row that has ended writes no further blocks
-        while done < total and bool(alive.any()) and not self.out.stopped:
+        while done < total and left and not self.out.stopped:
             n = min(process.block(total - done), total - done)
             at = slice(done, done + n)
             valid = alive[:, None].expand(-1, n)
@@ -288,7 +289,7 @@ class _Generation:
             # with nothing before it a part begins where a document does
             alone = here.position if stands else position
             # rows that have ended leave, unless something reads them later or watches them
-            if last and self.watch is None and 4 * int(alive.sum()) <= 3 * len(rows):
+            if last and self.watch is None and 4 * left <= 3 * len(rows):
                 stay = alive[rows].nonzero()[:, 0]
                 context = context.of(torch.cat([stay, stay + len(rows)]) if self.guided else stay)
                 rows, keys = rows[stay], Keys(keys.key[stay], keys.draws)
@@ -304,7 +305,8 @@ class _Generation:
             alive = alive & ~modality.finished(so_far)
             if self.finished is not None:
                 alive = alive & ~self.finished(so_far)
-            if last and not (done < total and bool(alive.any())):
+            left = int(alive.sum())
+            if last and not (done < total and left):
                 break  # nothing will read it
             self._commit(context, block, alone)
         tokens, used = torch.cat(blocks, 1), torch.cat(written, 1)
