@@ -72,15 +72,15 @@ class Keys:
         index = rows if isinstance(rows, Tensor) else torch.arange(rows, device=device)
         return Keys(derive(torch.full_like(index, _signed(seed)), index))
 
-    def bits(self, shape: tuple[int, ...]) -> Tensor:
-        """Draw int64 with 64 random bits, shape [R, ...]."""
+    def bits(self, shape: tuple[int, ...], first: int = 0) -> Tensor:
+        """Draw int64 with 64 random bits, shape [R, ...]: elements `first` and on of each row."""
         if shape[0] != len(self.key):
             raise ValueError(
                 f"a draw of shape {shape} from {len(self.key)} keys; "
                 f"the first axis must be {len(self.key)}"
             )
         size = math.prod(shape[1:])
-        counter = torch.arange(size, device=self.key.device) * _signed(_GOLDEN)
+        counter = torch.arange(first, first + size, device=self.key.device) * _signed(_GOLDEN)
         row = derive(self.key, self.draws)
         self.draws += 1
         return _mix(_mix(row[:, None] + counter)).view(shape)
@@ -93,6 +93,14 @@ class Keys:
 
 
 Rng = torch.Generator | Keys
+
+
+def bits(rng: Rng, shape: tuple[int, ...]) -> Tensor:
+    """Draw int64 with 64 random bits."""
+    if isinstance(rng, Keys):
+        return rng.bits(shape)
+    low, high = (torch.randint(1 << 32, shape, generator=rng, device=rng.device) for _ in range(2))
+    return low ^ (high << 32)
 
 
 def uniform(rng: Rng, shape: tuple[int, ...]) -> Tensor:

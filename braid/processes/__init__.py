@@ -4,10 +4,11 @@ To add one, write a file and add a line to PROCESSES (see docs/add-a-process.md)
 """
 
 from braid.processes.autoregressive import Autoregressive
-from braid.processes.discrete_flow import DiscreteFlow
+from braid.processes.discrete_flow import PATHS, DiscreteFlow
 from braid.processes.gaussian_flow import GaussianFlow
 from braid.processes.masked import Masked
-from braid.processes.paths import PATHS, MetricPath, MixturePath, Path
+from braid.processes.metric_path import MetricPath
+from braid.processes.paths import MixturePath, Path
 from braid.processes.process import Noised, Process
 from braid.processes.schedules import SCHEDULES
 from braid.spaces import metric_table

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from braid.errors import BraidError, unknown
-from braid.processes.paths import PATHS, MetricPath, MixturePath, Path
+from braid.processes.metric_path import MetricPath
+from braid.processes.paths import MixturePath, Path
 from braid.processes.process import (
     Noised,
     Process,
@@ -29,6 +30,9 @@ from braid.spaces import Discrete, Space
 
 if TYPE_CHECKING:
     from braid.modalities import Modality
+
+PATHS: dict[str, type[Path]] = {"mixture": MixturePath, "metric": MetricPath}
+"""Name -> path; add one here."""
 
 _GENERAL = 256  # largest vocabulary for which the general bound, quadratic in it, is computed
 
