@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -24,8 +24,10 @@ class CodecTrain(Model):
     """Wall-clock budget; the learning rate falls over it."""
     batch: int = Field(default=16, ge=1)
     """Pictures or clips in a step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon turns all matrices and convolutions (Jordan et al., 2024)."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate; muon learns well at four times that of adamw."""
     augment: bool = True
     """Flip, shift and recolour pictures; change the loudness of sound."""
     adversary: float = Field(default=0.0, ge=0)

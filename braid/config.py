@@ -268,6 +268,8 @@ class TrainConfig(Model):
     """Documents in an optimiser step."""
     accumulate: int = Field(default=1, ge=1)
     """Forward passes in which a step's batch is handled."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon turns the matrices of the transformer's blocks (Jordan et al., 2024)."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate."""
     final_rate: float = Field(default=0.05, ge=0, le=1)

@@ -33,7 +33,7 @@ def emoji() -> CodecExperiment:
         codec={"kind": "image", "quantiser": "vq:1024x8", "width": 96, "fine": 32},
         size=64,
         data=DataConfig(source="files"),
-        train=CodecTrain(minutes=14, batch=8),
+        train=CodecTrain(minutes=14, batch=8, optimizer="muon", learning_rate=8e-3),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from braid import storage
-from braid.codec_config import CodecExperiment
+from braid.codec_config import CodecExperiment, CodecTrain
 from braid.data import open_data
 from braid.device import choose
 from braid.errors import BraidError
@@ -22,6 +22,7 @@ from braid.evaluation.codecs import MEDIA, MediaReader
 from braid.modalities import codecs
 from braid.modalities.codecs import Codec
 from braid.modalities.codecs.audio import audio_loss
+from braid.training.muon import Muon
 
 
 def train_codec(
@@ -90,9 +91,7 @@ class _Run:
             training,
         )
         self.average, self.device = copy.deepcopy(codec), next(codec.parameters()).device
-        self.optimizer = torch.optim.AdamW(
-            codec.parameters(), lr=self.c.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-        )
+        self.optimizer = _optimizer(codec, self.c)
         self.rng = torch.Generator().manual_seed(experiment.seed)
         self.steps = 0
         self.adversary: Adversary | None = None
@@ -130,6 +129,16 @@ class _Run:
             ours.lerp_(theirs, 1 - decay)
         for ours, theirs in zip(self.average.buffers(), self.codec.buffers(), strict=True):
             ours.copy_(theirs)
+
+
+def _optimizer(codec: Codec, config: CodecTrain) -> torch.optim.AdamW:
+    turning = [p for p in codec.parameters() if p.ndim > 1 and config.optimizer == "muon"]
+    others = [p for p in codec.parameters() if p.ndim <= 1 or config.optimizer != "muon"]
+    groups = [
+        {"params": turning, "orthogonal": True, "weight_decay": 0.01},
+        {"params": others, "orthogonal": False, "weight_decay": 0.01},
+    ]
+    return Muon(groups, lr=config.learning_rate, betas=(0.9, 0.99))
 
 
 def picture_loss(real: Tensor, made: Tensor, codec: Codec) -> Tensor:

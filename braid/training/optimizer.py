@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only, and a learning rate of its own where a part has one."""
+"""The optimiser of a run: what decays, what turns, and which parts have a rate of their own."""
 
 from __future__ import annotations
 
@@ -7,27 +7,42 @@ from torch import nn
 
 from braid import adapting
 from braid.config import TrainConfig
+from braid.training.muon import Muon
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101).
+    """Return AdamW (arXiv:1711.05101), or Muon for the matrices of the transformer's blocks.
 
     Embeddings, norms, biases and other vectors are not decayed. Each group of parameters has a
     "factor", by which its learning rate differs from the schedule's.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    turning = _turning(model) if config.optimizer == "muon" else set()
     factors = adapting.rates(model, config)
-    kinds: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    kinds: dict[tuple[float, bool, bool], list[nn.Parameter]] = {
+        (1.0, True, False): [],
+        (1.0, False, False): [],
+    }
     for p in model.parameters():
         if p.requires_grad:
-            kind = (factors.get(id(p), 1.0), p.ndim >= 2 and id(p) not in tables)
+            decayed = p.ndim >= 2 and id(p) not in tables
+            kind = (factors.get(id(p), 1.0), decayed, id(p) in turning)
             kinds.setdefault(kind, []).append(p)
     groups = [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decayed else 0.0,
             "factor": factor,
+            "orthogonal": orthogonal,
         }
-        for (factor, decayed), parameters in kinds.items()
+        for (factor, decayed, orthogonal), parameters in kinds.items()
     ]
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.learning_rate, betas=config.betas)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _turning(model: nn.Module) -> set[int]:
+    """Return the matrices between hidden states: those at the ends see symbols, not directions."""
+    blocks = (p for n, p in model.named_parameters() if n.startswith("transformer.blocks."))
+    return {id(p) for p in blocks if p.ndim == 2}

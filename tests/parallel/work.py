@@ -12,6 +12,7 @@ from braid.data import Loader, open_data, streams_for
 from braid.parallel import World
 from braid.recipes import resolve
 from braid.training import gradient
+from braid.training.optimizer import make_optimizer
 from tests.laws import models
 
 
@@ -46,7 +47,8 @@ def gradients(
 ) -> dict[str, Any]:
     """Do one forward and backward pass on this rank's documents.
 
-    Returns the loss, the norm and a digest of the gradient over all ranks.
+    Returns the loss, the norm and a digest of the gradient over all ranks, and how far a step of
+    Muon along it moves the weights.
     """
     made = resolve("toy", [*models.SMALL, "train.batch=8", *settings])
     torch.manual_seed(0)
@@ -71,11 +73,22 @@ def gradients(
         assert pairs is not None
         (braid.match_loss(*pairs) / replicas).backward()
     grads = {n: p.grad for n, p in braid.named_parameters() if p.grad is not None}
-    whole = {n: getattr(g, "full_tensor", lambda g=g: g)() for n, g in grads.items()}
+    whole = {n: _whole(g) for n, g in grads.items()}
     digest = hashlib.sha256(b"".join(g.numpy().tobytes() for g in whole.values()))
+    config = made.train.model_copy(update={"optimizer": "muon", "learning_rate": 0.1})
+    norms = {n: float(g.norm()) for n, g in whole.items()}
+    before = {n: _whole(p) for n, p in braid.named_parameters()}
+    reached = gradient.norm(braid.parameters(), world)
+    make_optimizer(braid, config).step()
     return {
         "loss": float(world.total(losses.total.detach().double()) / tensor),
-        "norm": gradient.norm(braid.parameters(), world),
-        "norms": {n: float(g.norm()) for n, g in whole.items()},
+        "norm": reached,
+        "norms": norms,
+        "moved": {n: float((_whole(p) - before[n]).norm()) for n, p in braid.named_parameters()},
         "digest": digest.hexdigest(),
     }
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return all of a tensor whose shards the ranks hold, copied."""
+    return getattr(tensor, "full_tensor", tensor.clone)().detach().clone()

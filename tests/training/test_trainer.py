@@ -76,9 +76,10 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
-def test_an_interrupted_run_ends_with_the_same_bits(paradigm, tmp_path):
-    made = experiment(f"paradigm={paradigm}")
+def test_an_interrupted_run_ends_with_the_same_bits(paradigm, optimizer, tmp_path):
+    made = experiment(f"paradigm={paradigm}", f"train.optimizer={optimizer}")
     trainer(tmp_path / "whole", made).run()
     first = Interrupted(made, tmp_path / "parts", Console(file=io.StringIO()), "cpu")
     first.run()

@@ -1,0 +1,105 @@
+"""Muon turns matrices; all else is AdamW's."""
+
+import pytest
+import torch
+from torch import nn
+
+from braid.config import TrainConfig
+from braid.training import muon
+from braid.training.muon import Muon
+from braid.training.optimizer import make_optimizer
+from tests.laws import models
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8), (1, 5), (96, 864)])
+def test_directions_are_kept_and_singular_values_become_alike(shape):
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, values, v = torch.linalg.svd(given, full_matrices=False)
+    found = u.T @ muon.orthogonal(given) @ v.T
+    reached = found.diagonal()
+    strong = values > values.max() / 50
+    assert float(reached[strong].min()) > 0.6
+    assert float(reached.max()) < 1.3
+    torch.testing.assert_close(found, torch.diag(reached), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 200), (200, 32)])
+def test_an_update_has_the_size_of_one_of_adamw(shape):
+    given = 1e3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    size = float(muon.update(given).square().mean().sqrt())
+    assert size == pytest.approx(0.2, rel=0.3)
+
+
+def test_no_gradient_is_no_update():
+    assert torch.equal(muon.update(torch.zeros(4, 6)), torch.zeros(4, 6))
+
+
+def test_a_convolution_moves_as_its_matrix():
+    rng = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(6, 4, 3, 3, generator=rng) for _ in range(2))
+    ends = []
+    for shape in [(6, 4, 3, 3), (6, 36)]:
+        p = nn.Parameter(weight.clone().view(shape))
+        p.grad = gradient.view(shape)
+        group = {"params": [p], "orthogonal": True, "weight_decay": 0.1}
+        Muon([group], lr=0.01).step()
+        ends.append(p.detach().view(6, 36))
+    assert torch.equal(*ends)
+
+
+def test_vectors_move_as_adamw_moves_them():
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(10, generator=rng)
+    one, other = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    turned = nn.Parameter(torch.randn(4, 4, generator=rng))
+    ours = Muon(
+        [
+            {"params": [turned], "orthogonal": True, "weight_decay": 0.0},
+            {"params": [one], "orthogonal": False, "weight_decay": 0.1},
+        ],
+        lr=0.01,
+        betas=(0.9, 0.98),
+    )
+    plain = torch.optim.AdamW([other], lr=0.01, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    for _ in range(5):
+        gradient = torch.randn(10, generator=rng)
+        one.grad, other.grad = gradient.clone(), gradient.clone()
+        turned.grad = torch.randn(4, 4, generator=rng)
+        ours.step()
+        plain.step()
+    assert torch.equal(one, other)
+
+
+def test_only_matrices_of_the_blocks_are_turned():
+    made = models.build("fudoki")
+    optimizer = make_optimizer(made, TrainConfig(optimizer="muon"))
+    turned = {id(p) for g in optimizer.param_groups if g["orthogonal"] for p in g["params"]}
+    names = {n for n, p in made.named_parameters() if id(p) in turned}
+    assert any("attention" in n for n in names)
+    assert any("feed" in n for n in names)
+    assert all(n.startswith("transformer.blocks.") for n in names)
+    every = [p for g in optimizer.param_groups for p in g["params"]]
+    assert len(every) == len({id(p) for p in every}) == len(list(made.parameters()))
+
+
+def test_a_badly_scaled_problem_is_solved_sooner():
+    """Directions with small gradients are followed as fast as those with large ones."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 16, generator=rng) * torch.logspace(0, -2, 16)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=rng))[0]
+    y = x @ turn
+
+    def left(optimizer_of) -> float:
+        weight = nn.Parameter(torch.zeros(16, 16))
+        optimizer = optimizer_of(weight)
+        for step in range(200):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * (1 - step / 200)
+            optimizer.zero_grad()
+            ((x @ weight - y) ** 2).mean().backward()
+            optimizer.step()
+        return float((weight - turn).detach().norm())
+
+    plain = left(lambda w: torch.optim.SGD([w], lr=0.05, momentum=0.95, nesterov=True))
+    group = {"orthogonal": True, "weight_decay": 0.0}
+    assert left(lambda w: Muon([{"params": [w], **group}], lr=0.05)) < plain / 5
