@@ -1,13 +1,16 @@
 """A training step beside a plain Llama of the same shape and beside transfusion-pytorch.
 
-    python benchmarks/train_step.py [--quick] [--large] [--bf16] [--threads N] [--json FILE]
+    python benchmarks/train_step.py [--quick] [--large] [--plain] [--bf16] [--threads N]
+        [--json FILE]
 
 Four sides, in interleaved runs: a braid of one text strand; a braid that writes text token by token
 and pictures by diffusion, in the same sequence; `transformers`' Llama with the same width, depth,
 heads, feed-forward layer, symbols and tokens; and transfusion-pytorch with as many parameters, in
 an environment of its own. A step is the loss, the gradient and a fused AdamW, all in float32; the
 mixed braid and transfusion-pytorch start from lists of documents, which are laid out in the step.
-With --bf16 there is a fifth side, the mixed braid under autocast.
+Both braids are also measured with their blocks compiled (`train.compile=true`; half a minute and a
+C++ compiler), unless --plain or --quick is given; with --bf16 there is the mixed braid under
+autocast too.
 
 The floor is the time that the step's operations need at the speed of one large matrix product,
 measured in the same run. Seconds of CPU are given too: they matter where a machine is shared.
@@ -125,11 +128,15 @@ def make_braid(size: Size, mixed: bool) -> Any:
     return config.build(made, states)
 
 
-def braid_side(size: Size, mixed: bool, bf16: bool = False) -> tuple[Step, Any]:
+def braid_side(
+    size: Size, mixed: bool, bf16: bool = False, compiled: bool = False
+) -> tuple[Step, Any]:
     """Return the step of a braid, with or without pictures, and the braid."""
     from braid.layout import Span, pack
 
     model = make_braid(size, mixed).train()
+    for block in model.transformer.blocks if compiled else ():
+        block.compile()
     documents = []
     for _ in range(size.rows):
         spans = [Span("text", torch.randint(256, (size.text if mixed else size.tokens,)))]
@@ -216,7 +223,7 @@ def serve(size: Size) -> None:
         print(f"@{wall} {cpu}", flush=True)
 
 
-def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any]:
+def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) -> dict[str, Any]:
     """Return the figures of all sides at a size."""
     from braid.transformer.cost import flops_per_token
 
@@ -224,6 +231,10 @@ def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any
     steps["text"], models["text"] = braid_side(size, mixed=False)
     steps["mixed"], models["mixed"] = braid_side(size, mixed=True)
     steps["llama"], models["llama"] = llama_side(size)
+    if compiled:
+        for name in ("text", "mixed"):
+            step, model = braid_side(size, name == "mixed", compiled=True)
+            steps[f"{name} compiled"], models[f"{name} compiled"] = step, model
     if bf16:
         steps["mixed bf16"], models["mixed bf16"] = braid_side(size, mixed=True, bf16=True)
     python = peer("transfusion-pytorch", [PEER])
@@ -264,6 +275,10 @@ def measure(size: Size, repeats: int, bf16: bool, threads: int) -> dict[str, Any
         "mixed / llama": ("mixed", "llama"),
         "transfusion / mixed": ("transfusion", "mixed"),
     }
+    if compiled:
+        asked["text compiled / llama"] = ("text compiled", "llama")
+        asked["mixed compiled / llama"] = ("mixed compiled", "llama")
+        asked["transfusion / mixed compiled"] = ("transfusion", "mixed compiled")
     if bf16:
         asked["transfusion / mixed bf16"] = ("transfusion", "mixed bf16")
     return {
@@ -300,6 +315,7 @@ def main() -> None:
     """Measure, print and write."""
     asked = parser(__doc__, "the smallest size, few steps")
     asked.add_argument("--large", action="store_true", help="82M parameters too")
+    asked.add_argument("--plain", action="store_true", help="no compiled blocks")
     asked.add_argument("--bf16", action="store_true", help="the mixed braid in bfloat16 too")
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked.add_argument("--serve", help=argparse.SUPPRESS)
@@ -308,11 +324,12 @@ def main() -> None:
     if options.serve:
         serve(next(s for s in SIZES if s.name == options.serve))
         return
+    compiled = not (options.plain or options.quick)
     chosen = SIZES[:1] if options.quick else SIZES if options.large else SIZES[:2]
     results = []
     for size in chosen:
         repeats = 3 if options.quick else 11 if size is SIZES[0] else 5
-        results.append(measure(size, repeats, options.bf16, options.threads))
+        results.append(measure(size, repeats, compiled, options.bf16, options.threads))
         report(results[-1])
     figures = [figure for found in results for figure in figures_of(found)]
     finish(options.json, "train_step", figures, results, threads=options.threads, peer=PEER)
@@ -324,13 +341,17 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
     figures = []
     for ours, peer_side, beside, aim in (
         ("mixed", "transfusion / mixed", "transfusion-pytorch", 2.0),
+        ("mixed compiled", "transfusion / mixed compiled", "transfusion-pytorch", 2.0),
         ("mixed bf16", "transfusion / mixed bf16", "transfusion-pytorch", 3.0),
         ("text", "text / llama", "a plain Llama", 1 / 1.1),
+        ("text compiled", "text compiled / llama", "a plain Llama", 1 / 1.1),
+        ("mixed", "mixed / llama", "a plain Llama", 1 / 1.1),
+        ("mixed compiled", "mixed compiled / llama", "a plain Llama", 1 / 1.1),
     ):
         if ours not in found["sides"]:
             continue
         seconds, ratio = found["sides"][ours]["cpu_seconds"], found["cpu_ratios"][peer_side]
-        peer_seconds = seconds / ratio if ours == "text" else seconds * ratio
+        peer_seconds = seconds / ratio if peer_side.startswith(ours) else seconds * ratio
         what = f"step of {size}, {ours}"
         figures.append(Figure(what, seconds, "s", peer_seconds, beside, floor, aim=aim))
     return figures
