@@ -41,7 +41,13 @@ def digits(paradigm: str | Paradigm = "fudoki") -> Experiment:
         transformer=TransformerConfig(width=96, depth=3, heads=4, dropout=0.1 if causal else 0.0),
         data=DataConfig(source="digits", tasks=tasks, drop=0.15),
         train=TrainConfig(
-            steps=100_000, minutes=2.8, batch=128, learning_rate=3e-3, warmup=100, preview_every=400
+            steps=100_000,
+            minutes=2.8,
+            batch=128,
+            optimizer="muon",
+            learning_rate=8e-3,
+            warmup=100,
+            preview_every=400,
         ),
         evaluate=EvaluateConfig(suite="digits"),
     )

@@ -31,7 +31,13 @@ def speech(paradigm: str | Paradigm = "fudoki") -> Experiment:
         transformer=TransformerConfig(width=128, depth=6, heads=4, dropout=0.1),
         data=DataConfig(source="files", tasks={"text_to_audio": 2.0, "audio_to_text": 1.0}),
         train=TrainConfig(
-            steps=1_000_000, minutes=10, batch=64, learning_rate=2e-3, warmup=200, preview_every=0
+            steps=1_000_000,
+            minutes=10,
+            batch=64,
+            optimizer="muon",
+            learning_rate=8e-3,
+            warmup=200,
+            preview_every=0,
         ),
         evaluate=EvaluateConfig(suite="speech", steps=24, guidance=1.5, drawings=300),
     )
