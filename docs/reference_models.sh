@@ -29,8 +29,8 @@ speech=(data.path="$DATA/speech-train.parquet" data.validation="$DATA/speech-val
 
 codec scenes-vq scenes codec.quantiser=vq:512x8
 codec scenes-kl scenes codec.quantiser=kl:4,1e-4
-codec emoji-vq emoji "${emoji[@]}" train.minutes=30
-codec emoji-kl emoji "${emoji[@]}" codec.quantiser=kl:4,1e-6 train.minutes=30
+codec emoji-vq emoji "${emoji[@]}"
+codec emoji-kl emoji "${emoji[@]}" codec.quantiser=kl:4,1e-6
 codec cifar10-vq cifar10 "${cifar[@]}"
 codec cifar10-kl cifar10 "${cifar[@]}" codec.quantiser=kl:4,1e-5
 codec speech-kl speech "${speech[@]}" codec.quantiser=kl:16
