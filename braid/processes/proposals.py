@@ -18,7 +18,8 @@ from braid.randomness import Keys
 Apart = Callable[[Tensor, Tensor], Tensor]
 """Distances d of symbols [..., k] from clean symbols [...]."""
 
-_FIRST = 16  # proposals of the first round; each round has twice those of the one before
+_FIRST = 16  # proposals of the first round; each round has twice those of the one before,
+_LARGEST = 256  # up to so many: more would only take memory
 _INDEX = 40  # bits of a proposal that choose its symbol; 23 others are its mark
 
 
@@ -105,7 +106,7 @@ def _rounds(most: int) -> Iterator[tuple[int, int]]:
     first, count = 0, _FIRST
     while first < most:
         yield first, min(count, most - first)
-        first, count = first + count, 2 * count
+        first, count = first + count, min(2 * count, _LARGEST)
 
 
 def _propose(keys: Tensor, first: int, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
