@@ -25,7 +25,9 @@ from braid.processes.process import each
 from braid.randomness import Keys, Rng, bits, uniform
 
 _SMALL = 1 << 20  # distances that are kept in a table: those of 1024 symbols
-_COST = 16  # symbols of a pass over all of them that take as long as a proposal
+_COST = 16  # symbols of a pass over all of them that take as long as a proposal, where a row is
+_NARROW = 64  # of at most so many numbers
+_HELD = 1 << 22  # numbers of the rows of one round of proposals
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,18 +153,30 @@ class MetricPath(Path):
 
     def _apart(self, like: Tensor) -> proposals.Apart:
         """Return what gives d of symbols [..., k] and clean symbols [...], up to rounding."""
-        points = self.points(like)[:, :-2].contiguous()
+        points, width = self.points(like), self.table.shape[1]
 
         def apart(x: Tensor, clean: Tensor) -> Tensor:
             away = F.embedding(x, points).sub_(F.embedding(clean[..., None], points))
-            return away.square_().sum(-1).pow_(self.power / 2)
+            # not of a slice of the points, which would be a copy of them
+            return away[..., :width].square_().sum(-1).pow_(self.power / 2)
 
         return apart
+
+    @property
+    def _tries(self) -> bool:
+        """Whether proposals are tried: many symbols, whose distances are soon computed."""
+        V, width = self.table.shape
+        return V * V > _SMALL and width <= _NARROW
 
     @property
     def _most(self) -> int:
         """How many proposals cost as much as a pass over all symbols."""
         return len(self.table) // _COST
+
+    @property
+    def _together(self) -> int:
+        """How many symbols are proposed for at a time."""
+        return max(1, _HELD // (proposals.LARGEST * self.table.shape[1]))
 
     def _check(self, size: int) -> None:
         if size != len(self.table):
@@ -197,18 +211,18 @@ class MetricPath(Path):
         time = each(time, clean).expand(clean.shape)
         beta = self.beta(time.clamp(max=1 - 1e-6).float()).flatten()
         mark, x1 = uniform(rng, tuple(clean.shape)).flatten(), clean.flatten()
-        if len(self.table) ** 2 <= _SMALL:
+        if not self._tries:
             return torch.where(time >= 1, clean, self._drawn(x1, beta, mark).view_as(clean))
         keys = bits(rng, tuple(clean.shape)).flatten()
-        noisy = x1.clone()
-        near = (beta <= _limit(self)).nonzero()[:, 0]
-        noisy[near], left = proposals.reject(
-            self._apart(beta), x1[near], beta[near], size, keys[near], self._most
-        )
-        rest = torch.cat(
-            [near[left], ((beta > _limit(self)) & (time.flatten() < 1)).nonzero()[:, 0]]
-        )
-        noisy[rest] = self._drawn(x1[rest], beta[rest], mark[rest])
+        due, soon = time.flatten() < 1, beta <= _limit(self)
+        noisy, rest = x1.clone(), [(due & ~soon).nonzero()[:, 0]]
+        for rows in (due & soon).nonzero()[:, 0].split(self._together):
+            noisy[rows], left = proposals.reject(
+                self._apart(beta), x1[rows], beta[rows], size, keys[rows], self._most
+            )
+            rest.append(rows[left])
+        rows = torch.cat(rest)
+        noisy[rows] = self._drawn(x1[rows], beta[rows], mark[rows])
         return noisy.view_as(clean)
 
     def _drawn(self, x1: Tensor, beta: Tensor, mark: Tensor) -> Tensor:
@@ -238,7 +252,7 @@ class MetricPath(Path):
         """
         self._check(size)
         u, mark = uniform(rng, tuple(noisy.shape)), uniform(rng, tuple(noisy.shape))
-        keys = bits(rng, tuple(noisy.shape)) if size * size > _SMALL else torch.zeros_like(noisy)
+        keys = bits(rng, tuple(noisy.shape)) if self._tries else torch.zeros_like(noisy)
         if s >= 1:
             return clean
         before, beta, after = self.beta(
@@ -252,8 +266,10 @@ class MetricPath(Path):
             v.flatten()[rows] for v in (noisy, clean, events, clock, mark, keys)
         )
         moved = z
-        if size * size > _SMALL and beta <= _limit(self):
-            moved = self._thinned(z, x1, beta, growth, events, clock, mark, keys)
+        if self._tries and beta <= _limit(self):
+            given = (v.split(self._together) for v in (z, x1, events, clock, mark, keys))
+            parts = [self._thinned(*part, beta, growth) for part in zip(*given, strict=True)]
+            moved = torch.cat(parts)
         elif len(z):
             goal, pull = self._pulled(z, x1, beta, mark)
             moved = torch.where(clock < growth * pull, goal, z)
@@ -263,12 +279,12 @@ class MetricPath(Path):
         self,
         z: Tensor,
         x1: Tensor,
-        beta: float,
-        growth: float,
         events: Tensor,
         clock: Tensor,
         mark: Tensor,
         keys: Tensor,
+        beta: float,
+        growth: float,
     ) -> Tensor:
         """Return where symbols z [n] are next: by proposals, then by all symbols for the rest."""
         moved, rows, clock = proposals.thin(
@@ -357,7 +373,8 @@ def _limit(path: MetricPath) -> float:
     """Return the largest beta at which proposals are accepted soon enough to be worth trying."""
     size = len(path.table)
     clean = torch.linspace(0, size - 1, min(size, 64)).long()
-    d, beta = path.distances(clean, torch.zeros(())), torch.logspace(-2, 3, 61)
+    d = path.distances(clean, torch.zeros((), dtype=torch.float64))
+    beta = torch.logspace(-2, 3, 61, dtype=torch.float64)
     accepted = torch.stack([torch.exp(-b * d).mean() for b in beta])
     soon = beta[accepted * path._most >= 3]
     return float(soon[-1]) if len(soon) else 0.0

@@ -3,7 +3,7 @@
 While the weights exp(-beta d(x, x1)) of most symbols are not small, a symbol that is proposed at
 random is accepted with its weight soon enough (rejection, von Neumann 1951), and a rate of at most
 R is followed by accepting the events of a Poisson process of rate R (thinning, Lewis and Shedler
-1979). Both are exact, whatever the sum over all symbols is, which is never needed.
+1979). Both are exact, but for weights below 2^-24, and never need the sum over all symbols.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from braid.randomness import Keys
 Apart = Callable[[Tensor, Tensor], Tensor]
 """Distances d of symbols [..., k] from clean symbols [...]."""
 
-_FIRST = 16  # proposals of the first round; each round has twice those of the one before,
-_LARGEST = 256  # up to so many: more would only take memory
+_FIRST = 16  # proposals of the first round; each round has twice those of the one before
+LARGEST = 256
+"""Most proposals of a round: more would only take memory."""
 _INDEX = 40  # bits of a proposal that choose its symbol; 23 others are its mark
 
 
@@ -106,7 +107,7 @@ def _rounds(most: int) -> Iterator[tuple[int, int]]:
     first, count = 0, _FIRST
     while first < most:
         yield first, min(count, most - first)
-        first, count = first + count, min(2 * count, _LARGEST)
+        first, count = first + count, min(2 * count, LARGEST)
 
 
 def _propose(keys: Tensor, first: int, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,7 +25,9 @@ READING = {"vision_to_text": 1.0, "vision_and_question_to_answer": 1.0}
 
 
 def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
-    """Colored shapes with captions, questions and edits; an hour on two CPU cores.
+    """Colored shapes with captions, questions and edits; hours on two CPU cores.
+
+    The half hour that is set reads captions, and draws little: see docs/results.md.
 
     Text that a paradigm noises along a metric path is noised with a mask here (`told_from_noise`).
     Pictures pass through a codec. Symbols that are refined together are the levels of the codec

@@ -106,3 +106,31 @@ def test_proposals_are_uniform_and_so_are_their_numbers():
         cells = (u.flatten() * 10).long()
         joint = counts(x.flatten(), cells, (size, 10))
         assert chi_square(joint, torch.full((size, 10), 0.1).double()) > 1e-4
+
+
+def test_at_time_1_a_symbol_is_clean_whatever_beta_is():
+    flat = MetricPath(torch.arange(2000.0)[:, None], a=0.4, distance="ordinal", power=4)
+    clean = torch.arange(2000)
+    assert float(flat.beta(torch.tensor(1 - 1e-6))) < metric_path._limit(flat)
+    assert torch.equal(flat.corrupt(clean, torch.ones(2000), Keys.of(0, 2000), 2000), clean)
+
+
+@pytest.mark.filterwarnings("ignore:two rows")
+def test_many_symbols_are_drawn_as_few_are_where_their_table_repeats():
+    """The path as it is used: 5 different points, 400 symbols at each of them."""
+    few = MetricPath(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), c=1.0)
+    many = MetricPath(few.table.repeat(400, 1), c=1.0)
+    assert many._tries
+    assert metric_path._limit(many) > float(many.beta(torch.tensor(0.45)))
+    clean = torch.arange(DRAWS) % 2000
+    noisy = many.corrupt(clean, torch.full((DRAWS,), 0.3), Keys.of(0, DRAWS), 2000)
+    expected = probabilities(few, 0.3, 5)
+    assert chi_square(counts(clean % 5, noisy % 5, (5, 5)), expected) > 1e-4
+    after = many.jump(noisy, torch.full_like(clean, 2), 0.3, 0.6, Keys.of(1, DRAWS), 2000)
+    step = step_matrix(few, 0.3, 0.6, 5)[2]
+    assert chi_square(counts(noisy % 5, after % 5, (5, 5)), step) > 1e-4
+
+
+def test_a_wide_table_is_not_tried():
+    assert not MetricPath(torch.randn(2000, 65))._tries
+    assert MetricPath(torch.randn(2000, 64))._tries
