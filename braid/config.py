@@ -271,7 +271,7 @@ class TrainConfig(Model):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon turns the matrices of the transformer's blocks (Jordan et al., 2024)."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate; muon learns well at three or four times that of adamw."""
     final_rate: float = Field(default=0.05, ge=0, le=1)
     """Learning rate at the end, as a share of the peak."""
     warmup: int = Field(default=50, ge=0)
@@ -279,7 +279,7 @@ class TrainConfig(Model):
     betas: tuple[Share, Share] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """AdamW's decay of matrices; vectors are left alone."""
+    """Decay of matrices; vectors are left alone."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     ema: float = Field(default=0.995, ge=0, lt=1)

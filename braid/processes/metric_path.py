@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -268,25 +268,19 @@ class MetricPath(Path):
         moved = z
         if self._tries and beta <= _limit(self):
             given = (v.split(self._together) for v in (z, x1, events, clock, mark, keys))
-            parts = [self._thinned(*part, beta, growth) for part in zip(*given, strict=True)]
+            parts = [self._thinned(part, beta, growth) for part in zip(*given, strict=True)]
             moved = torch.cat(parts)
         elif len(z):
             goal, pull = self._pulled(z, x1, beta, mark)
             moved = torch.where(clock < growth * pull, goal, z)
         return noisy.flatten().index_copy(0, rows, moved).view_as(noisy)
 
-    def _thinned(
-        self,
-        z: Tensor,
-        x1: Tensor,
-        events: Tensor,
-        clock: Tensor,
-        mark: Tensor,
-        keys: Tensor,
-        beta: float,
-        growth: float,
-    ) -> Tensor:
-        """Return where symbols z [n] are next: by proposals, then by all symbols for the rest."""
+    def _thinned(self, tokens: Sequence[Tensor], beta: float, growth: float) -> Tensor:
+        """Return where symbols z [n] are next: by proposals, then by all symbols for the rest.
+
+        The tokens are z, x1, events, clock, mark and keys, each [n].
+        """
+        z, x1, events, clock, mark, keys = tokens
         moved, rows, clock = proposals.thin(
             self._apart(mark), z, x1, beta, events, clock, len(self.table), keys, self._most
         )

@@ -164,7 +164,7 @@ def _training(experiment: Experiment, facts: Mapping[str, Any]) -> str:
         data, train = experiment.data, experiment.train
         lines.append(f"- data: `{data.source}`, tasks {', '.join(data.tasks) or 'none'}")
         lines.append(
-            f"- batch {train.batch}, learning rate {train.learning_rate:g}, "
+            f"- batch {train.batch}, {train.optimizer}, learning rate {train.learning_rate:g}, "
             f"{train.precision}, seed {experiment.seed}"
         )
     else:

@@ -15,7 +15,7 @@ def emoji(paradigm: str | Paradigm = "fudoki") -> Experiment:
     """Emoji with their names, 64x64: data.path=FILE data.validation=FILE; 10 minutes on two cores.
 
     Pictures pass through codecs/emoji-vq (braid codec train emoji --out codecs/emoji-vq), or for
-    paradigms with continuous pictures codecs/emoji-kl (codec.quantiser=kl:4).
+    paradigms with continuous pictures codecs/emoji-kl (codec.quantiser=kl:4,1e-6).
     """
     return _captioned(
         "emoji",
@@ -32,7 +32,7 @@ def cifar10(paradigm: str | Paradigm = "fudoki") -> Experiment:
 
     The files have the columns image, caption and label. Pictures pass through codecs/cifar10-vq
     (braid codec train cifar10 --out codecs/cifar10-vq), or for paradigms with continuous pictures
-    codecs/cifar10-kl (codec.quantiser=kl:4).
+    codecs/cifar10-kl (codec.quantiser=kl:4,1e-5).
     """
     return _captioned(
         "cifar10",

@@ -131,14 +131,21 @@ class _Run:
             ours.copy_(theirs)
 
 
-def _optimizer(codec: Codec, config: CodecTrain) -> torch.optim.AdamW:
-    turning = [p for p in codec.parameters() if p.ndim > 1 and config.optimizer == "muon"]
-    others = [p for p in codec.parameters() if p.ndim <= 1 or config.optimizer != "muon"]
+def _optimizer(codec: Codec, config: CodecTrain) -> torch.optim.Optimizer:
+    betas, decay = (0.9, 0.99), 0.01
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            codec.parameters(), lr=config.learning_rate, betas=betas, weight_decay=decay
+        )
     groups = [
-        {"params": turning, "orthogonal": True, "weight_decay": 0.01},
-        {"params": others, "orthogonal": False, "weight_decay": 0.01},
+        {
+            "params": [p for p in codec.parameters() if (p.ndim > 1) == orthogonal],
+            "orthogonal": orthogonal,
+            "weight_decay": decay,
+        }
+        for orthogonal in (True, False)
     ]
-    return Muon(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    return Muon(groups, lr=config.learning_rate, betas=betas)
 
 
 def picture_loss(real: Tensor, made: Tensor, codec: Codec) -> Tensor:

@@ -16,9 +16,9 @@ class Muon(torch.optim.AdamW):
     """Muon (Jordan et al., 2024) for the groups with "orthogonal", AdamW for all others.
 
     The update of a matrix has the size that AdamW's usually has, 0.2 a number (Moonlight,
-    arXiv:2502.16982), so that one learning rate and one decay serve both. Weights of convolutions
-    are matrices [out, in x height x width]. torch.optim.Muon takes neither these nor vectors, and
-    computes in bfloat16, which is slow on most CPUs.
+    arXiv:2502.16982), so that one learning rate and one decay serve both. Weights of more axes, as
+    those of convolutions, are matrices [first axis, all others]. torch.optim.Muon takes neither
+    these nor vectors, and computes in bfloat16, which is slow on most CPUs.
 
     Of a matrix that is sharded each rank computes the whole update, and keeps its shard.
     """
@@ -31,17 +31,20 @@ class Muon(torch.optim.AdamW):
         momentum: float = 0.95,
     ) -> None:
         """Make an optimiser of groups with "params", "orthogonal", and what AdamW's groups have."""
+        groups = [{"momentum": momentum, **group} for group in groups]
         super().__init__(groups, lr=lr, betas=betas, fused=True)
-        for group in self.param_groups:
-            group.setdefault("momentum", momentum)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Do one step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [g for g in groups if not g["orthogonal"]]
         try:
-            loss = super().step(closure)
+            super().step()
         finally:
             self.param_groups = groups
         for group in groups:
@@ -70,7 +73,10 @@ def update(gradient: Tensor) -> Tensor:
 
         assert isinstance(gradient, DTensor), type(gradient)
         whole = update(gradient.full_tensor())
-        return distribute_tensor(whole, gradient.device_mesh, gradient.placements)
+        # every rank has the whole update: none has to be told of it
+        return distribute_tensor(
+            whole, gradient.device_mesh, gradient.placements, src_data_rank=None
+        )
     matrix = gradient.flatten(1).float()
     size = 0.2 * max(matrix.shape) ** 0.5
     return orthogonal(matrix).mul_(size).view_as(gradient).to(gradient.dtype)

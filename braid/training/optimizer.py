@@ -44,5 +44,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def _turning(model: nn.Module) -> set[int]:
     """Return the matrices between hidden states: those at the ends see symbols, not directions."""
-    blocks = (p for n, p in model.named_parameters() if n.startswith("transformer.blocks."))
-    return {id(p) for p in blocks if p.ndim == 2}
+    return {
+        id(m.weight)
+        for name, m in model.named_modules()
+        if name.startswith("transformer.blocks.") and isinstance(m, nn.Linear)
+    }

@@ -157,6 +157,11 @@ class Trainer:
     def _replicas(self) -> int:
         """Return the number of ranks, or groups of them, that read documents of their own."""
         p = self.experiment.parallel
+        if p.offload and self.experiment.train.optimizer == "muon":
+            raise BraidError(
+                "parallel.offload keeps matrices in the host's memory, where train.optimizer=muon "
+                "would take too long; use train.optimizer=adamw with a third of the learning rate"
+            )
         if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
             raise BraidError(
                 "parallel.offload, parallel.tensor and parallel.shard need several processes, or "

@@ -109,6 +109,6 @@ def test_a_sharded_gradient_is_the_gradient(ranks, shard, tensor, settings):
     assert found[0]["norms"].keys() == alone["norms"].keys()
     for name, norm in alone["norms"].items():
         assert found[0]["norms"][name] == pytest.approx(norm, rel=1e-4, abs=1e-6), name
-    assert sum(alone["moved"].values()) > 0
+    assert any(abs(x) > 1e-3 for far in alone["moved"].values() for x in far)
     for name, far in alone["moved"].items():
-        assert found[0]["moved"][name] == pytest.approx(far, rel=2e-2, abs=1e-5), name
+        assert found[0]["moved"][name] == pytest.approx(far, rel=1e-2, abs=3e-4), name

@@ -67,8 +67,9 @@ def test_what_was_trained_is_loaded_from_its_folder(quantiser, tmp_path):
     assert torch.equal(again.encode(media), codec.encode(media))
 
 
-def test_training_lowers_the_distortion(tmp_path):
-    made = experiment("kl:2", steps=101, learning_rate=0.02, augment=False)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_distortion(optimizer, tmp_path):
+    made = experiment("kl:2", steps=101, learning_rate=0.02, augment=False, optimizer=optimizer)
     codec, said = train(made, tmp_path / "codec")
     torch.manual_seed(made.seed)
     untrained = made.make().eval()

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from braid.config import TrainConfig
-from braid.training import muon
+from braid.errors import BraidError
+from braid.training import Trainer, muon
 from braid.training.muon import Muon
 from braid.training.optimizer import make_optimizer
 from tests.laws import models
@@ -70,16 +71,50 @@ def test_vectors_move_as_adamw_moves_them():
     assert torch.equal(one, other)
 
 
-def test_only_matrices_of_the_blocks_are_turned():
-    made = models.build("fudoki")
+@pytest.mark.parametrize("qk_norm", ["rms", "heads"])
+def test_only_matrices_of_the_blocks_are_turned(qk_norm):
+    made = models.build(models.experiment("fudoki", f"transformer.qk_norm={qk_norm}"))
     optimizer = make_optimizer(made, TrainConfig(optimizer="muon"))
     turned = {id(p) for g in optimizer.param_groups if g["orthogonal"] for p in g["params"]}
     names = {n for n, p in made.named_parameters() if id(p) in turned}
     assert any("attention" in n for n in names)
     assert any("feed" in n for n in names)
     assert all(n.startswith("transformer.blocks.") for n in names)
+    assert not any("norm" in n for n in names)
     every = [p for g in optimizer.param_groups for p in g["params"]]
     assert len(every) == len({id(p) for p in every}) == len(list(made.parameters()))
+
+
+def test_what_has_no_gradient_stays():
+    still, moving = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
+    optimizer = Muon([{"params": [still, moving], "orthogonal": True, "weight_decay": 0.1}], lr=0.1)
+    moving.grad = torch.eye(3)
+    optimizer.step()
+    assert torch.equal(still, torch.ones(3, 3))
+    assert not torch.equal(moving, torch.ones(3, 3))
+
+
+def test_a_closure_sees_all_parameters():
+    turned, plain = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    kinds = ((turned, True), (plain, False))
+    groups = [{"params": [p], "orthogonal": o, "weight_decay": 0.0} for p, o in kinds]
+    optimizer = Muon(groups, lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (turned**2).sum() + (plain**2).sum()
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure)) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == 6
+
+
+def test_offloading_is_refused(tmp_path):
+    made = models.experiment("fudoki", "train.optimizer=muon", "parallel.offload=true")
+    with pytest.raises(BraidError, match=r"parallel\.offload.*train\.optimizer=adamw"):
+        Trainer(made, tmp_path, device="cpu")
 
 
 def test_a_badly_scaled_problem_is_solved_sooner():
