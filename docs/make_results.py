@@ -37,11 +37,16 @@ FACTS = {
     "minutes": "minutes of training",
     "train_steps": "steps",
     "train_tokens": "tokens seen",
+    "optimizer": "optimizer",
+    "learning_rate": "learning rate",
     "parameters": "parameters",
     "versions": "versions",
     "date": "measured",
 }
 """What is told of a run before its numbers."""
+
+TOLD = ("train_steps", "train_tokens", "optimizer", "learning_rate", "parameters")
+"""Facts that a report has under the same name."""
 
 NOT_NUMBERS = ("experiment", "rule", "strands", "train_seconds", "train_flops", *FACTS)
 """Keys of a report that are no measurements, or are told as facts."""
@@ -53,7 +58,7 @@ Written by `python docs/make_results.py` from [docs/results](results); not by ha
 One column is one training run. In brackets stands the 95 % bootstrap interval over the items that
 were measured: another training seed moves a number too, and no interval says by how much. `<=` is
 an upper bound of a likelihood, not to be compared with an exact one. A dash is a number that the
-run does not have.
+run does not have. Runs that name no optimizer were trained with AdamW.
 """
 
 Entry = dict[str, Any]
@@ -96,7 +101,7 @@ def of_report(report: Mapping[str, Any]) -> Entry:
         "seed": report["seed"],
         "machine": f"{machine['processors']} processors, {machine['platform']}",
         "minutes": None if seconds is None else round(seconds / 60, 1),
-        **{key: report.get(key) for key in ("train_steps", "train_tokens", "parameters")},
+        **{key: report.get(key) for key in TOLD},
         "versions": report["versions"],
         "numbers": {k: v for k, v in report.items() if k not in NOT_NUMBERS},
     }
@@ -275,6 +280,8 @@ def of_codec(folder: Path) -> Entry:
         "machine": None,
         "minutes": round(card["seconds"] / 60, 1),
         "train_steps": card["steps"],
+        "optimizer": card["recipe"]["train"].get("optimizer"),
+        "learning_rate": card["recipe"]["train"]["learning_rate"],
         "parameters": sum(p.numel() for p in codecs.shell(folder).parameters()),
         "fingerprint": header["fingerprint"],
         "numbers": card["metrics"],

@@ -56,7 +56,8 @@ def section() -> str:
     results = json.loads(text)["paradigms"]
     first = next(iter(results.values()))
     minutes = round(max(n["train_seconds"] for n in results.values()) / 60)
-    command = f"braid compare digits --paradigms {','.join(results)} --minutes {minutes}"
+    trained = f"train.optimizer={first['optimizer']} train.learning_rate={first['learning_rate']}"
+    command = f"braid compare digits {trained} --paradigms {','.join(results)} --minutes {minutes}"
     about = (
         f"`{command}`, seed {first['seed']}, {first['machine']['processors']} processors, torch "
         f"{first['versions']['torch']}; {first['held_out']} held-out digits; drawings are judged "

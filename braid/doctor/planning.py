@@ -247,11 +247,13 @@ def plan(
 def state_bytes(sizes: Sizes) -> dict[str, int]:
     """Return the bytes of what training keeps over steps, over all ranks together.
 
-    Weights, gradients, AdamW's two moments and the average are float32 whatever the precision is.
+    Weights, gradients, the optimiser's moments and the average are float32 whatever the precision
+    is: two moments of AdamW, one of what Muon moves.
     """
     n = 4 * sizes.parameters
-    kept = {"parameters": n, "gradients": n, "optimizer": 2 * n, "average": n * sizes.average}
-    return {**kept, "checkpoint": n * (3 + sizes.average)}
+    moments = 2 * n - 4 * sizes.turned
+    kept = {"parameters": n, "gradients": n, "optimizer": moments, "average": n * sizes.average}
+    return {**kept, "checkpoint": n + moments + n * sizes.average}
 
 
 def block_activations(
@@ -290,7 +292,7 @@ def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True)
     state = {
         "parameters": 4 * share,
         "gradients": 4 * share,
-        "optimizer": 8 * share,
+        "optimizer": 8 * share - 4 * sizes.turned / layout.tensor / layout.shard,
         "average": 4 * share * sizes.average,
     }
     host = 0.0

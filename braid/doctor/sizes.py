@@ -16,6 +16,7 @@ from braid.modalities import Modality
 from braid.processes import Noised
 from braid.spaces import Discrete
 from braid.strand import Strand
+from braid.training.optimizer import turning
 from braid.transformer import Transformer, TransformerConfig
 from braid.transformer.cost import block_parameters, block_products, flops_per_token, products
 
@@ -63,6 +64,7 @@ class Sizes:
         batch: documents of an optimiser step.
         average: whether an average of the weights is kept.
         bfloat16: whether the forward pass runs in bfloat16.
+        turned: parameters, all in blocks, that Muon moves: it keeps one moment of them, not two.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Sizes:
     batch: int
     average: bool
     bfloat16: bool
+    turned: int = 0
 
     @property
     def rest(self) -> int:
@@ -126,6 +129,7 @@ class Sizes:
             train.batch,
             bool(train.ema),
             train.precision == "bfloat16",
+            sum(p.numel() for p in turning(braid)) if train.optimizer == "muon" else 0,
         )
 
 

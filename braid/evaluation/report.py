@@ -115,6 +115,8 @@ def about(experiment: Experiment) -> dict[str, Any]:
         "seed": experiment.seed,
         "rule": experiment.rule,
         "strands": kinds,
+        "optimizer": experiment.train.optimizer,
+        "learning_rate": experiment.train.learning_rate,
         "versions": versions(),
         "machine": {"processors": os.cpu_count(), "platform": machine()},
     }

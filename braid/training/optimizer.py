@@ -17,7 +17,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     "factor", by which its learning rate differs from the schedule's.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    turning = _turning(model) if config.optimizer == "muon" else set()
+    turned = {id(p) for p in turning(model)} if config.optimizer == "muon" else set()
     factors = adapting.rates(model, config)
     kinds: dict[tuple[float, bool, bool], list[nn.Parameter]] = {
         (1.0, True, False): [],
@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     for p in model.parameters():
         if p.requires_grad:
             decayed = p.ndim >= 2 and id(p) not in tables
-            kind = (factors.get(id(p), 1.0), decayed, id(p) in turning)
+            kind = (factors.get(id(p), 1.0), decayed, id(p) in turned)
             kinds.setdefault(kind, []).append(p)
     groups = [
         {
@@ -42,10 +42,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def _turning(model: nn.Module) -> set[int]:
-    """Return the matrices between hidden states: those at the ends see symbols, not directions."""
-    return {
-        id(m.weight)
+def turning(model: nn.Module) -> list[torch.Tensor]:
+    """Return the matrices that Muon moves, those between hidden states.
+
+    Those at the ends see symbols, not directions.
+    """
+    return [
+        m.weight
         for name, m in model.named_modules()
         if name.startswith("transformer.blocks.") and isinstance(m, nn.Linear)
-    }
+    ]

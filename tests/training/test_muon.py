@@ -106,7 +106,7 @@ def test_a_closure_sees_all_parameters():
         loss.backward()
         return loss
 
-    losses = [float(optimizer.step(closure)) for _ in range(5)]
+    losses = [optimizer.step(closure).item() for _ in range(5)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == 6
 
