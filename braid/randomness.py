@@ -106,11 +106,11 @@ def bits(rng: Rng, shape: tuple[int, ...]) -> Tensor:
 def uniform(rng: Rng, shape: tuple[int, ...]) -> Tensor:
     """Draw float32 in the open interval (0, 1)."""
     if isinstance(rng, Keys):
-        bits = _shift(rng.bits(shape), 41)
+        drawn = _shift(rng.bits(shape), 41)
     else:
-        bits = torch.randint(1 << 23, shape, generator=rng, device=rng.device)
+        drawn = torch.randint(1 << 23, shape, generator=rng, device=rng.device)
     # 23 bits and a half are exact in float32: never 0, never 1
-    return (bits.float() + 0.5) * 2.0**-23
+    return (drawn.float() + 0.5) * 2.0**-23
 
 
 def normal(rng: Rng, shape: tuple[int, ...]) -> Tensor:

@@ -195,6 +195,8 @@ def test_parameters_and_state_are_exact(recipe, paradigm):
     }
     predicted = state_bytes(sizes)
     assert {n: sum(t.nbytes for t in x) for n, x in held.items()} == {n: predicted[n] for n in held}
+    alone = estimate(sizes, Machine(gpus=1), Layout()).memory
+    assert {n: alone[n] for n in held} == {n: predicted[n] for n in held}
 
 
 SMALL = ["transformer.width=64", "transformer.depth=3", "train.batch=4"]

@@ -151,7 +151,7 @@ class MetricPath(Path):
             return torch.addcmul(out.new_zeros(()), square, square, value=-1, out=out)
         return square.clamp_(min=0).pow_(self.power / 2).neg_()
 
-    def _apart(self, like: Tensor) -> proposals.Apart:
+    def _apart(self, like: Tensor) -> proposals.Distances:
         """Return what gives d of symbols [..., k] and clean symbols [...], up to rounding."""
         points, width = self.points(like), self.table.shape[1]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from braid.randomness import Keys
 
-Apart = Callable[[Tensor, Tensor], Tensor]
+Distances = Callable[[Tensor, Tensor], Tensor]
 """Distances d of symbols [..., k] from clean symbols [...]."""
 
 _FIRST = 16  # proposals of the first round; each round has twice those of the one before
@@ -25,7 +25,7 @@ _INDEX = 40  # bits of a proposal that choose its symbol; 23 others are its mark
 
 
 def reject(
-    apart: Apart, clean: Tensor, beta: Tensor, size: int, keys: Tensor, most: int
+    apart: Distances, clean: Tensor, beta: Tensor, size: int, keys: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     """Draw x in proportion to exp(-beta d(x, clean)) from at most `most` proposals a row.
 
@@ -53,7 +53,7 @@ def reject(
 
 
 def thin(
-    apart: Apart,
+    apart: Distances,
     noisy: Tensor,
     clean: Tensor,
     beta: float,

@@ -6,9 +6,9 @@ Reads, draws and completes them, in minutes on a laptop.
 from __future__ import annotations
 
 from braid import paradigms
-from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.config import DataConfig, EvaluateConfig, Experiment
 from braid.paradigms import Paradigm
-from braid.recipes.strands import strands
+from braid.recipes.strands import by_the_clock, strands
 from braid.transformer import TransformerConfig
 
 
@@ -40,14 +40,6 @@ def digits(paradigm: str | Paradigm = "fudoki") -> Experiment:
         # token by token, 1500 pictures are learned by heart without dropout (Chameleon has it too)
         transformer=TransformerConfig(width=96, depth=3, heads=4, dropout=0.1 if causal else 0.0),
         data=DataConfig(source="digits", tasks=tasks, drop=0.15),
-        train=TrainConfig(
-            steps=100_000,
-            minutes=2.8,
-            batch=128,
-            optimizer="muon",
-            learning_rate=8e-3,
-            warmup=100,
-            preview_every=400,
-        ),
+        train=by_the_clock(2.8, steps=100_000, batch=128, warmup=100, preview_every=400),
         evaluate=EvaluateConfig(suite="digits"),
     )

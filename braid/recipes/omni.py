@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.config import DataConfig, EvaluateConfig, Experiment
 from braid.paradigms import Paradigm
 from braid.recipes.scenes import FIELDS, TASKS, scenes
-from braid.recipes.strands import decided_early, sounding, strands
+from braid.recipes.strands import by_the_clock, decided_early, sounding, strands
 from braid.transformer import TransformerConfig
 
 CLIPS = {"audio": "audio", "text": "caption", "digit": "digit"}
@@ -80,15 +80,6 @@ def omni(
         data=DataConfig(
             mix={"scenes": world, "digits": digits, "speech": spoken}, row=frame.data.row
         ),
-        train=TrainConfig(
-            steps=1_000_000,
-            minutes=60,
-            batch=64,
-            optimizer="muon",
-            learning_rate=8e-3,
-            warmup=200,
-            ema=0.998,
-            preview_every=1000,
-        ),
+        train=by_the_clock(60, ema=0.998, preview_every=1000),
         evaluate=EvaluateConfig(suite="omni", steps=32, guidance=2.0, drawings=300),
     )

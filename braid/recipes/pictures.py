@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from braid import paradigms
-from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.config import DataConfig, EvaluateConfig, Experiment
 from braid.paradigms import Paradigm
-from braid.recipes.strands import paired
+from braid.recipes.strands import by_the_clock, paired
 from braid.transformer import TransformerConfig
 
 
@@ -82,15 +82,6 @@ def _captioned(
         data=DataConfig(
             source="files", columns=columns, tasks=tasks, row=2 * row if alone else row
         ),
-        train=TrainConfig(
-            steps=1_000_000,
-            minutes=10,
-            batch=64,
-            optimizer="muon",
-            learning_rate=8e-3,
-            warmup=200,
-            ema=0.998,
-            preview_every=1000,
-        ),
+        train=by_the_clock(10, ema=0.998, preview_every=1000),
         evaluate=EvaluateConfig(suite="drawings", steps=24, judge=judge),
     )

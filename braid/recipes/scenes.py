@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from braid import paradigms
-from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.config import DataConfig, EvaluateConfig, Experiment
 from braid.paradigms import Paradigm
-from braid.recipes.strands import decided_early, strands, told_from_noise
+from braid.recipes.strands import by_the_clock, decided_early, strands, told_from_noise
 from braid.transformer import TransformerConfig
 
 FIELDS = {
@@ -62,16 +62,7 @@ def scenes(paradigm: str | Paradigm = "fudoki") -> Experiment:
             drop=0.1,
             row=160 if _by_symbol(p) else 128,  # an edit is two pictures
         ),
-        train=TrainConfig(
-            steps=1_000_000,
-            minutes=30,
-            batch=64,
-            optimizer="muon",
-            learning_rate=8e-3,
-            warmup=200,
-            ema=0.998,
-            preview_every=1000,
-        ),
+        train=by_the_clock(30, ema=0.998, preview_every=1000),
         evaluate=EvaluateConfig(suite="scenes", steps=24, guidance=2.0, drawings=400),
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from braid.config import DataConfig, EvaluateConfig, Experiment, TrainConfig
+from braid.config import DataConfig, EvaluateConfig, Experiment
 from braid.paradigms import Paradigm
-from braid.recipes.strands import sounding, strands
+from braid.recipes.strands import by_the_clock, sounding, strands
 from braid.transformer import TransformerConfig
 
 
@@ -30,14 +30,6 @@ def speech(paradigm: str | Paradigm = "fudoki") -> Experiment:
         rule=p.rule,
         transformer=TransformerConfig(width=128, depth=6, heads=4, dropout=0.1),
         data=DataConfig(source="files", tasks={"text_to_audio": 2.0, "audio_to_text": 1.0}),
-        train=TrainConfig(
-            steps=1_000_000,
-            minutes=10,
-            batch=64,
-            optimizer="muon",
-            learning_rate=8e-3,
-            warmup=200,
-            preview_every=0,
-        ),
+        train=by_the_clock(10, preview_every=0),
         evaluate=EvaluateConfig(suite="speech", steps=24, guidance=1.5, drawings=300),
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from braid import paradigms
-from braid.config import StrandConfig, describe
+from braid.config import StrandConfig, TrainConfig, describe
 from braid.errors import BraidError
 from braid.modalities import MODALITIES
 from braid.paradigms import PARADIGMS, Paradigm
@@ -111,3 +111,15 @@ def decided_early(strand: StrandConfig) -> StrandConfig:
     if strand.process is None or strand.process["kind"] != "gaussian_flow":
         return strand
     return strand.model_copy(update={"process": {**strand.process, "prediction": "velocity"}})
+
+
+def by_the_clock(minutes: float, **own: Any) -> TrainConfig:
+    """Return a training of some minutes with Muon, at the rate that suits it (see docs/log.md)."""
+    common = {
+        "steps": 1_000_000,  # more than fit into the minutes
+        "batch": 64,
+        "optimizer": "muon",
+        "learning_rate": 8e-3,
+        "warmup": 200,
+    }
+    return TrainConfig.model_validate({**common, "minutes": minutes, **own})

@@ -159,8 +159,9 @@ class Trainer:
         p = self.experiment.parallel
         if p.offload and self.experiment.train.optimizer == "muon":
             raise BraidError(
-                "parallel.offload keeps matrices in the host's memory, where train.optimizer=muon "
-                "would take too long; use train.optimizer=adamw with a third of the learning rate"
+                "parallel.offload keeps shards in the host's memory, and train.optimizer=muon "
+                "computes its updates on the device; use train.optimizer=adamw with a quarter of "
+                "the learning rate"
             )
         if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
             raise BraidError(

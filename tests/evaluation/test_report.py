@@ -209,6 +209,7 @@ def test_a_comparison_repeats_the_numbers(tmp_path):
     runs = facts["paradigms"]
     assert {k: runs["fudoki"][k] for k in BOUND} == BOUND
     assert runs["chameleon"]["strands"] == {"text": "autoregressive", "image": "autoregressive"}
+    assert (runs["fudoki"]["optimizer"], runs["fudoki"]["learning_rate"]) == ("adamw", 0.003)
 
 
 def test_a_bound_is_never_called_a_likelihood(tmp_path):
