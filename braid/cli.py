@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from braid.codec_cli import app as codec_app
+from braid.startup import importing
 
 app = typer.Typer(
     name="braid",
@@ -43,7 +44,8 @@ def demo(
 
     Writes report.html.
     """
-    from braid import commands
+    with importing():
+        from braid import commands
 
     _finish(commands.demo(paradigm, out or Path("runs/demo"), minutes, seed))
 
@@ -72,7 +74,8 @@ def train(
 
     Exits with 75 where a signal asked it to stop and it saved: the same command goes on.
     """
-    from braid import commands
+    with importing():
+        from braid import commands
 
     _finish(commands.train(recipe, settings or [], out, device, resume))
 
@@ -122,7 +125,8 @@ def sample(
     ] = None,
 ) -> None:
     """Generate from a text, a picture, or nothing."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     for line in commands.sample(
         model,
@@ -166,7 +170,8 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure a model on held-out data; writes report.html and report.json into a run directory."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     numbers = commands.evaluate(run, data, suite, limit, seed, device, quiet=json)
     if json:
@@ -191,7 +196,8 @@ def compare(
     seed: Seed = 0,
 ) -> None:
     """Train several paradigms on the same data, backbone and budget; writes a table and plots."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     _finish(
         commands.compare(
@@ -224,7 +230,8 @@ def convert(
     ] = False,
 ) -> None:
     """Turn a released model into one of braid; see docs/checkpoints.md for those it knows."""
-    from braid import convert_commands
+    with importing():
+        from braid import convert_commands
 
     made = convert_commands.convert(source, folder, revision, token, cache_dir, pickled_tables)
     for line in made:
@@ -237,7 +244,8 @@ def export(
     folder: Annotated[Path, typer.Argument(help="New folder in the layout of the release.")],
 ) -> None:
     """Write a converted model back in the layout that it was released in."""
-    from braid import convert_commands
+    with importing():
+        from braid import convert_commands
 
     print(convert_commands.export(source, folder))
 
@@ -275,7 +283,8 @@ def draw(
     device: Device = None,
 ) -> None:
     """Draw a benchmark's prompts into the folder that its evaluation reads; goes on by itself."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     out = out or Path("runs") / kind
     for line in commands.draw(
@@ -303,7 +312,8 @@ def push(
     ] = False,
 ) -> None:
     """Upload a model with a model card to the Hub; the token is that of HF_TOKEN or `hf auth`."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     print(commands.push(model, repository, private, revision, license, message, create_pr))
 
@@ -311,7 +321,8 @@ def push(
 @app.command()
 def recipes() -> None:
     """List recipes, paradigms, processes, samplers and modalities."""
-    from braid import commands
+    with importing():
+        from braid import commands
 
     commands.recipes()
 
@@ -343,7 +354,8 @@ def doctor(
 
     Or explain a run, or plan one. Exits with 1 where a run's newest checkpoint is not sound.
     """
-    from braid import commands
+    with importing():
+        from braid import commands
 
     if run is not None:
         _finish(commands.doctor_run(run, json))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from braid.startup import importing
+
 app = typer.Typer(
     help="Train, measure and use the codecs through which pictures and sound are read.",
     no_args_is_help=True,
@@ -27,7 +29,8 @@ def train(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.")] = None,
 ) -> None:
     """Train a codec, and measure rate and distortion on held-out data."""
-    from braid import codec_commands
+    with importing():
+        from braid import codec_commands
 
     codec_commands.train(recipe, settings or [], out, device)
 
@@ -43,7 +46,8 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure rate and distortion."""
-    from braid import codec_commands, commands
+    with importing():
+        from braid import codec_commands, commands
 
     numbers = codec_commands.evaluate(name, data, size, limit)
     if json:
@@ -63,7 +67,8 @@ def encode(
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many rows.")] = None,
 ) -> None:
     """Encode a data set once; training reads the folder as data.path."""
-    from braid import codec_commands
+    with importing():
+        from braid import codec_commands
 
     print(codec_commands.encode(name, data, out, size, limit))
 
@@ -71,6 +76,7 @@ def encode(
 @app.command("list")
 def list_() -> None:
     """List codec recipes, and the codecs that are at hand."""
-    from braid import codec_commands
+    with importing():
+        from braid import codec_commands
 
     codec_commands.show()
