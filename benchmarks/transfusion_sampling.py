@@ -1,11 +1,13 @@
 """Pictures drawn from text by a braid and by transfusion-pytorch, at equal calls and parameters.
 
-    python benchmarks/transfusion_sampling.py [--quick] [--threads N] [--json FILE]
+    python benchmarks/transfusion_sampling.py [--quick] [--plain] [--threads N] [--json FILE]
 
 Both sides read 32 words, and draw a picture in 16 network evaluations, with guidance (each
 evaluation is then two passes) and without. Random weights; whole calls of each side's public
-sampler, by turns, in a process each; medians of processor time. transfusion-pytorch is installed
-into an environment of its own, and uses its key-value cache.
+sampler, by turns, in a process each; medians of processor time. The braid is measured with its
+blocks compiled too (`braid.load(..., compile=True)`; needs a C++ compiler), unless --plain or
+--quick is given. transfusion-pytorch is installed into an environment of its own, and uses its
+key-value cache.
 
 Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
 operations of all passes at the speed of a large matrix product.
@@ -17,6 +19,7 @@ import argparse
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,13 +39,18 @@ def passes(model: torch.nn.Module, run: Any) -> int:
     return len(seen)
 
 
-def braid_side(size: Size, rows: int, guidance: float) -> tuple[Any, int, Any]:
+def braid_side(
+    size: Size, rows: int, guidance: float, compiled: bool = False
+) -> tuple[Any, int, Any]:
     """Return what draws `rows` pictures, its network evaluations, and the braid."""
+    from braid.compiling import compile_blocks
     from braid.generation import Known, Opening, generate
     from braid.randomness import Keys
     from braid.samplers import Euler
 
     model = make_braid(size, mixed=True).eval()
+    if compiled:
+        compile_blocks(model)
     prompt = torch.randint(256, (rows, size.text))
     hole = Opening("image", (size.side, size.side))
 
@@ -85,21 +93,30 @@ def serve(size: Size, rows: int, guidance: float) -> None:
         print("@{} {}".format(*timed(run)), flush=True)
 
 
-def measure(size: Size, rows: int, guidance: float, repeats: int, threads: int) -> dict[str, Any]:
-    """Return the figures of both sides."""
+def measure(
+    size: Size, rows: int, guidance: float, repeats: int, compiled: bool, threads: int
+) -> dict[str, Any]:
+    """Return the figures of all sides."""
     from braid.transformer.cost import flops_per_token
 
+    torch.compiler.reset()  # what was compiled for other shapes would count against this one
     run, calls, model = braid_side(size, rows, guidance)
+    runs: dict[str, Callable[[], tuple[float, ...]]] = {"braid": lambda: timed(run)}
+    if compiled:
+        fast = braid_side(size, rows, guidance, compiled=True)[0]
+        runs["braid compiled"] = lambda: timed(fast)
     serving = ["--serve", size.name, str(rows), str(guidance), "--threads", str(threads)]
     remote = Remote(peer("transfusion-pytorch", [PEER]), __file__, serving)
     found, theirs = (int(x) for x in remote.greeting)
     if calls != theirs:
         raise RuntimeError(f"{calls} evaluations against {theirs}: nothing to compare")
-    times: dict[str, list[float]] = {"braid": [], "transfusion": []}
+    runs["transfusion"] = lambda: remote.ask("run")
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for again in range(-1, repeats):  # the first is not counted
-        for name, one in (("braid", timed(run)), ("transfusion", remote.ask("run"))):
+        for name, one in runs.items():
+            cpu = one()[1]
             if again >= 0:
-                times[name].append(one[1])
+                times[name].append(cpu)
     remote.close()
     # a forward pass is a third of a step; pictures also see the text before them
     one = flops_per_token(model.transformer.config, size.tokens) / 3
@@ -111,31 +128,38 @@ def measure(size: Size, rows: int, guidance: float, repeats: int, threads: int) 
         "evaluations": calls,
         "parameters": {"braid": parameters(model), "transfusion": found},
         "cpu_seconds": {n: statistics.median(x) for n, x in times.items()},
-        "ratio": statistics.median(
-            b / a for a, b in zip(times["braid"], times["transfusion"], strict=True)
-        ),
+        "ratios": {
+            name: statistics.median(
+                b / a for a, b in zip(times[name], times["transfusion"], strict=True)
+            )
+            for name in times
+            if name != "transfusion"
+        },
         "floor_seconds": work / matrix_peak(),
     }
 
 
-def figure_of(found: dict[str, Any]) -> Figure:
+def figures_of(found: dict[str, Any]) -> list[Figure]:
     """Return what is told of a measurement."""
-    seconds = found["cpu_seconds"]["braid"]
     guided = "" if found["guidance"] == 1 else ", guided"
-    return Figure(
-        f"{found['rows']} pictures of {found['size']}{guided}",
-        seconds,
-        "s",
-        seconds * found["ratio"],
-        "transfusion-pytorch",
-        found["floor_seconds"],
-        aim=3.0,
-    )
+    return [
+        Figure(
+            f"{found['rows']} pictures of {found['size']}{guided}{name.removeprefix('braid')}",
+            found["cpu_seconds"][name],
+            "s",
+            found["cpu_seconds"][name] * ratio,
+            "transfusion-pytorch",
+            found["floor_seconds"],
+            aim=3.0,
+        )
+        for name, ratio in found["ratios"].items()
+    ]
 
 
 def main() -> None:
     """Measure, print and write."""
     asked = parser(__doc__, "the smallest size, few runs")
+    asked.add_argument("--plain", action="store_true", help="no compiled blocks")
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -145,13 +169,14 @@ def main() -> None:
         name, rows, guidance = options.serve
         serve(next(s for s in SIZES if s.name == name), int(rows), float(guidance))
         return
+    compiled = not (options.plain or options.quick)
     results = []
     for size in SIZES[:1] if options.quick else SIZES[:2]:
         for rows in (1, 8) if size is SIZES[0] else (1,):
             for guidance in (1.0, 3.0):
                 repeats = 3 if options.quick else 5
-                results.append(measure(size, rows, guidance, repeats, options.threads))
-    figures = [figure_of(found) for found in results]
+                results.append(measure(size, rows, guidance, repeats, compiled, options.threads))
+    figures = [figure for found in results for figure in figures_of(found)]
     finish(
         options.json, "transfusion_sampling", figures, results, threads=options.threads, peer=PEER
     )

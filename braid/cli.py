@@ -281,6 +281,9 @@ def draw(
     seed: Seed = 0,
     rows: Annotated[int, typer.Option("--rows", help="Pictures that are drawn together.")] = 64,
     device: Device = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model's blocks: slow to start, faster.")
+    ] = False,
 ) -> None:
     """Draw a benchmark's prompts into the folder that its evaluation reads; goes on by itself."""
     with importing():
@@ -288,7 +291,18 @@ def draw(
 
     out = out or Path("runs") / kind
     for line in commands.draw(
-        model, prompts, kind, out, n, steps, guidance, temperature, seed, rows, device
+        model,
+        prompts,
+        kind,
+        out,
+        n,
+        steps,
+        guidance,
+        temperature,
+        seed,
+        rows,
+        device,
+        compile=compile,
     ):
         print(line)
 

@@ -362,13 +362,14 @@ def draw(
     seed: int = 0,
     rows: int = 64,
     device: str | None = None,
+    compile: bool = False,
 ) -> Iterator[str]:
     """Draw a benchmark's prompts, see `braid.clients.drawings.draw`; yields a line for each."""
     from braid import loading
     from braid.clients import drawings
 
     yield from drawings.draw(
-        loading.load(model, device),
+        loading.load(model, device, compile=compile),
         kind,
         prompts,
         out,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from braid import adapting, checkpoints, config, quantisation, storage
+from braid import adapting, checkpoints, compiling, config, quantisation, storage
+from braid.braid import Braid
+from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
 from braid.families import reading
@@ -45,6 +47,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     quantise: str | None = None,
     offload: bool = False,
+    compile: bool = False,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
@@ -63,6 +66,8 @@ def load(
         quantise: "int8" holds the weights of linear layers in 8 bits; None all of them as they are.
         offload: keep the transformer's blocks in the host's memory; each visits the device while
             it computes.
+        compile: compile the blocks when they are first called; for many calls, as the first take
+            tens of seconds.
         revision: branch, tag or commit of a Hub id.
         token: of a Hub id that is not public.
         cache_dir: where models of the Hub are kept.
@@ -70,6 +75,10 @@ def load(
     """
     where, precision = choose(device), quantisation.dtype_of(dtype)
     quantisation.check(quantise)
+    if compile:
+        if offload:
+            raise BraidError("blocks that come and go cannot be compiled; drop offload or compile")
+        compiling.check(where)
     folder = _local(path) or reading.find(
         path,
         revision=revision,
@@ -81,7 +90,7 @@ def load(
     if not (folder / "experiment.json").is_file():
         released = reading.load(folder, precision)
         laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
-        return Pipeline(laid, released.experiment, folder)
+        return _pipeline(laid, released.experiment, folder, compile)
     experiment = config.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
     weights = folder / "model.safetensors"
@@ -102,7 +111,13 @@ def load(
         storage.adopt(braid, tensors, str(newest))
         adapting.merge(braid)
     laid = quantisation.lay_out(braid, where, precision, quantise, offload)
-    return Pipeline(laid, experiment, folder)
+    return _pipeline(laid, experiment, folder, compile)
+
+
+def _pipeline(braid: Braid, experiment: Experiment, folder: Path, compile: bool) -> Pipeline:
+    if compile:
+        compiling.compile_blocks(braid)
+    return Pipeline(braid, experiment, folder)
 
 
 def _newest(run: Path, groups: Sequence[str]) -> Path:

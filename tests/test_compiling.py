@@ -1,0 +1,93 @@
+"""Compiled blocks compute what the plain ones do, in training and in generation."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+import braid
+from braid import Hole, Pipeline, compiling, loading
+from braid.errors import BraidError
+from braid.training import Trainer
+from tests.laws import models
+
+CPU = torch.device("cpu")
+
+
+def compiler_is_there() -> bool:
+    try:
+        compiling.check(CPU)
+    except BraidError:
+        return False
+    return True
+
+
+needs_compiler = pytest.mark.skipif(not compiler_is_there(), reason="needs a C++ compiler")
+
+
+def test_a_missing_compiler_is_named_before_a_model_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BraidError, match=r"'no-such-compiler' .* CXX"):
+        loading.load(tmp_path / "nothing", "cpu", compile=True)
+    made = models.experiment("fudoki", "train.compile=true")
+    with pytest.raises(BraidError, match=r"'no-such-compiler' .* leave out compile"):
+        Trainer(made, tmp_path / "run", device="cpu")
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_the_compiler_in_cxx_is_taken(monkeypatch):
+    monkeypatch.setenv("CXX", shutil.which("true") or "true")
+    compiling.check(CPU)
+
+
+def test_blocks_that_come_and_go_are_not_compiled(tmp_path):
+    with pytest.raises(BraidError, match="offload or compile"):
+        loading.load(tmp_path / "nothing", "cpu", compile=True, offload=True)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
+def test_a_compiled_step_has_the_plain_loss_and_gradient(paradigm):
+    plain = models.stirred(paradigm, torch.float32).train()
+    compiled = copy.deepcopy(plain)
+    compiling.compile_blocks(compiled)
+    for lengths in ((4, 4), (3, 5), (6, 2)):  # the second and third length are symbols of a graph
+        losses = []
+        for model in (plain, compiled):
+            batch = models.packed(model, [[models.all_learned(model, lengths=lengths)]])
+            model.zero_grad()
+            losses.append(model.loss(batch, 0).total)
+            losses[-1].backward()
+        torch.testing.assert_close(losses[1], losses[0])
+        for (name, a), b in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+            assert (a.grad is None) == (b.grad is None), name
+            if a.grad is not None and b.grad is not None:
+                torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
+def test_a_compiled_model_generates_what_the_plain_one_does(paradigm):
+    plain = models.pipeline(paradigm)
+    compiled = Pipeline(copy.deepcopy(plain.braid), plain.experiment)
+    compiling.compile_blocks(compiled.braid)
+    for words in ("row", "a row of words"):
+        for name in models.drawn(paradigm):
+            parts = [words, Hole(name)]
+            spans = [pipe.spans(pipe(parts, steps=3, seed=1)) for pipe in (plain, compiled)]
+            for a, b in zip(*spans, strict=True):
+                torch.testing.assert_close(b.tokens, a.tokens, rtol=1e-3, atol=1e-3)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_embedded_model_is_loaded_compiled():
+    pipe = braid.load("mini", "cpu", compile=True)
+    parts = ["a red circle", Hole("image")]
+    made = pipe(parts, steps=4, seed=0)[1]
+    assert made.tobytes() == braid.load("mini", "cpu")(parts, steps=4, seed=0)[1].tobytes()
