@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from braid.config import LoraConfig, TrainConfig
 from braid.data.rows import require
 from braid.errors import BraidError
+from braid.spaces import SymbolHead
 
 _MARK = "lora_"
 
@@ -92,11 +93,15 @@ def merged(model: nn.Module) -> dict[str, Tensor]:
 def _add(model: nn.Module, config: LoraConfig) -> None:
     """Put adapters beside linear layers; they begin as nothing.
 
-    Within `config.within` nothing but the adapters learns. A layer that is frozen gets none.
+    Within `config.within` nothing but the adapters learns. A layer that is frozen gets none, nor
+    does a head of symbols: its rows are read piece by piece, and may be those of an embedding.
     """
     peft = require("peft", "peft")
     inside = chosen(model, config.within, "train.lora.within")
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    heads = {id(m.linear) for m in model.modules() if isinstance(m, SymbolHead)}
+    layers = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in heads
+    }
     names = [n for n, m in layers.items() if f"{n}.weight" in inside and m.weight.requires_grad]
     if not names:
         raise BraidError(

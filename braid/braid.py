@@ -232,7 +232,7 @@ class Braid(nn.Module):
             layout.position,
             rules.visible(self.rule, layout),
             condition=None if condition is None else condition.view(B, L, -1),
-            keys=None if dropout is None else Keys(dropout),
+            keys=dropout,
         )
         return hidden
 

@@ -583,7 +583,7 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _signed(seed: int) -> int:
-    return (seed + 2**63) % 2**64 - 2**63
+    return (int(seed) + 2**63) % 2**64 - 2**63
 
 
 def _root(seed: int) -> int:

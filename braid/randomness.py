@@ -85,6 +85,10 @@ class Keys:
         self.draws += 1
         return _mix(_mix(row[:, None] + counter)).view(shape)
 
+    def apart(self, *salts: int | str) -> Keys:
+        """Return keys of the same rows with draws of their own, whatever was drawn before."""
+        return Keys(derive(self.key, "apart", *salts))
+
     def spread(self, size: int) -> Keys:
         """Return keys for R x size tokens, flat and row-major, independent of all other draws."""
         row = derive(self.key, "spread", self.draws)

@@ -70,7 +70,9 @@ def test_documents_of_different_forms_are_filled_in_one_call():
     assert [p[0] for p in out] == [d[0] for d in documents]
 
 
-@pytest.mark.parametrize("seed", [0, 2**63, -(2**63), 2**64 - 1, 12345678901234567890])
+@pytest.mark.parametrize(
+    "seed", [0, 2**63, -(2**63), 2**64 - 1, 12345678901234567890, np.int64(-3)]
+)
 def test_any_whole_number_is_a_seed(seed):
     a, b = (pipe()([Hole("image")], seed=seed, steps=2)[0] for _ in range(2))
     assert np.array_equal(a, b)

@@ -272,7 +272,7 @@ class _Generation:
             raise BraidError(f"modality {hole.modality!r} is read only here; it cannot fill a hole")
         sampler = self.samplers.get(i, strand.sampler)
         stands = self.guided and self._stands()
-        keys = Keys(derive(self.keys, "part", i))
+        keys = derive(self.keys, "part", i)
         grid = modality.positions(hole.shape).to(self.braid.device)
         done, total = 0, len(hole)
         alive = torch.ones(self.rows, dtype=torch.bool, device=self.braid.device)
@@ -292,10 +292,12 @@ class _Generation:
             if last and self.watch is None and 4 * left <= 3 * len(rows):
                 stay = alive[rows].nonzero()[:, 0]
                 context = context.of(torch.cat([stay, stay + len(rows)]) if self.guided else stay)
-                rows, keys = rows[stay], Keys(keys.key[stay], keys.draws)
+                rows, keys = rows[stay], keys[stay]
                 hole = hole.of(stay)
             here, alone = here.of(rows), alone[rows]
-            x = self._block(i, hole, at, process, sampler, keys, context, here, alone)
+            # anew for each block: another row may have taken more steps over the last one
+            rng = Keys(derive(keys, done))
+            x = self._block(i, hole, at, process, sampler, rng, context, here, alone)
             block = _Block(hole.modality, x, here)
             self.finished_blocks.append(block)
             blocks.append(x.new_zeros(self.rows, *x.shape[1:]).index_copy_(0, rows, x))

@@ -174,7 +174,7 @@ def recompute(braid: Braid) -> None:
     from torch.utils.checkpoint import checkpoint
 
     for block in braid.transformer.blocks:
-        # random numbers come from keys, so that there is no generator's state to keep
+        # a block draws from keys that it is given, so that there is no generator's state to keep
         block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
         )

@@ -153,6 +153,8 @@ class DiscreteFlow(Process):
         seen = p.gather(-1, noisy.clamp(max=V - 1)[..., None]).squeeze(-1)
         seen = seen * (noisy < V)  # the mask is never predicted
         nats = equal.to(p.dtype) - seen + ~equal * cross_entropy(prediction, clean)
+        if self.keeps:  # a symbol without its mask stays, whatever the model says of it
+            nats = nats * (noisy == V)
         return per_token_sum(nats * each(self.path.rate(noised.time, V), nats))
 
     def general_bound(self, prediction: Tensor, noised: Noised) -> Tensor:

@@ -6,6 +6,7 @@ MaskGIT (arXiv:2202.04200), LLaDA (arXiv:2502.09992), threshold-parallel (arXiv:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from braid.errors import BraidError, unknown
 from braid.processes import MixturePath, Process, schedules
-from braid.randomness import Rng, uniform
+from braid.randomness import Keys, Rng, uniform
 from braid.samplers.filters import Drawing
 from braid.samplers.sampler import Predict, Sampler, Stepped
 
@@ -33,8 +34,8 @@ class Confidence(Stepped, Drawing, Sampler):
             (MaskGIT's temperature).
         size_of_block: uncover block after block of this many tokens, each in its share of the steps
             (LLaDA); None is one block.
-        threshold: uncover every symbol whose confidence reaches it, at least one a step; fewer
-            steps where the model is sure.
+        threshold: uncover every symbol whose confidence reaches it, at least one a step:
+            fewer steps where the model is sure, and more than `steps` where it is not.
     """
 
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
@@ -68,22 +69,38 @@ class Confidence(Stepped, Drawing, Sampler):
         n = x.shape[1]
         block = self.size_of_block or n
         blocks = [slice(i, min(i + block, n)) for i in range(0, n, block)]
-        for i, part in enumerate(blocks):
-            steps = self.steps // len(blocks) + (i < self.steps % len(blocks))
-            x = self._uncover(predict, x, process, rng, part, max(1, steps))
+        share, more = divmod(self.steps, len(blocks))
+        counts = [max(1, share + (i < more)) for i in range(len(blocks))]
+        grid = [self.start + (1 - self.start) * k / sum(counts) for k in range(sum(counts))]
+        for i, (part, count) in enumerate(zip(blocks, counts, strict=True)):
+            times, grid = grid[:count], grid[count:]
+            # rows may take unlike numbers of steps: none shall see how many another took
+            own = rng.apart(i) if isinstance(rng, Keys) else rng
+            x = self._uncover(predict, x, process, own, part, times)
         return x
 
     def _uncover(
-        self, predict: Predict, x: Tensor, process: Process, rng: Rng, part: slice, steps: int
+        self,
+        predict: Predict,
+        x: Tensor,
+        process: Process,
+        rng: Rng,
+        part: slice,
+        times: Sequence[float],
     ) -> Tensor:
-        """Uncover one block in `steps` steps, or in as many as the threshold asks for."""
+        """Uncover one block at these times.
+
+        A threshold takes as many steps as it needs; those past the last time are made at that one,
+        as time 1 would say that nothing is masked.
+        """
+        steps = len(times)
         path: MixturePath = process.path  # type: ignore[attr-defined]
         schedule = schedules.get(self.schedule) if self.schedule else path.schedule
         total: Tensor | None = None
         step = 0
         while True:
             done = min(step / steps, 1.0)
-            logits = predict(x, self.start + (1 - self.start) * done)
+            logits = predict(x, times[min(step, steps - 1)])
             masked = _within(x == logits.shape[-1], part).flatten(1)  # [B, symbols]
             total = masked.sum(1) if total is None else total
             guess, sure = self._guess(logits, masked, rng)

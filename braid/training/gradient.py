@@ -25,7 +25,7 @@ def norm(parameters: Iterable[nn.Parameter], world: World) -> float:
     squares = torch.zeros((), dtype=torch.float64)
     for copies, grads in by_copies.items():
         part = torch.nn.utils.get_total_norm(grads)
-        squares += part.double().cpu() ** 2 / copies
+        squares += part.cpu().double() ** 2 / copies
     return float(world.total(squares).sqrt())
 
 

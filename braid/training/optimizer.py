@@ -9,24 +9,24 @@ from braid import adapting
 from braid.config import TrainConfig
 from braid.training.muon import Muon
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+"""Modules whose weights decay, unless they are those of an embedding too."""
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW (arXiv:1711.05101), or Muon for the matrices of the transformer's blocks.
 
-    Embeddings, norms, biases and other vectors are not decayed. Each group of parameters has a
-    "factor", by which its learning rate differs from the schedule's.
+    The weights of linear layers and convolutions are decayed; embeddings, norms and biases are not.
+    Each group of parameters has a "factor", by which its learning rate differs from the schedule's.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    layers = {id(m.weight) for m in model.modules() if isinstance(m, LAYERS)} - tables
     turned = {id(p) for p in turning(model)} if config.optimizer == "muon" else set()
     factors = adapting.rates(model, config)
-    kinds: dict[tuple[float, bool, bool], list[nn.Parameter]] = {
-        (1.0, True, False): [],
-        (1.0, False, False): [],
-    }
+    kinds: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
-            decayed = p.ndim >= 2 and id(p) not in tables
-            kind = (factors.get(id(p), 1.0), decayed, id(p) in turned)
+            kind = (factors.get(id(p), 1.0), id(p) in layers, id(p) in turned)
             kinds.setdefault(kind, []).append(p)
     groups = [
         {

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from braid import adapting, config, parallel, storage
+from braid import adapting, compiling, config, parallel, storage
 from braid.braid import Braid
 from braid.checkpoints import Checkpoints, Lock
 from braid.config import Experiment
@@ -49,12 +49,14 @@ class Result:
         total: weighted sum of the losses.
         per_strand: modality -> mean loss over its targets.
         norm: norm of the gradient before clipping.
+        learning_rate: the schedule's, of parameters without a rate of their own.
         wrong: why the step was skipped, or None.
     """
 
     total: float
     per_strand: dict[str, float]
     norm: float
+    learning_rate: float
     wrong: str | None
 
 
@@ -110,6 +112,8 @@ class Trainer:
                 f"train.batch {c.batch} is not a multiple of train.accumulate {c.accumulate} x "
                 f"{self.replicas} ranks that read data; change one of them"
             )
+        if c.compile:
+            compiling.check(self.device)
         directory.check_resume(self.out, resume)
         states = directory.known_states(self.out, experiment)
         self.checkpoints = Checkpoints(
@@ -195,8 +199,7 @@ class Trainer:
         if p.recompute:
             parallel.recompute(self.braid)
         if c.compile:
-            for block in self.braid.transformer.blocks:
-                block.compile()
+            compiling.compile_blocks(self.braid)
         if self.world.group is not None:
             mesh = parallel.mesh(self.device.type, self.world.size, p.shard, p.tensor)
             precision = torch.bfloat16 if c.precision == "bfloat16" else None
@@ -209,6 +212,8 @@ class Trainer:
         if found is not None:
             checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
             self.state = State.of(found)
+        else:  # listing its tensors made the optimiser count a step of nothing
+            self.optimizer.state.clear()
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -349,17 +354,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         counts = self._counts(batches)
-        losses = torch.zeros(1 + len(counts), dtype=torch.float64)
+        each: list[torch.Tensor] = []  # stay on the device: a copy would wait for it
         for batch in batches:
             with self._precision(), part("losses"):
                 found = self.braid.loss(batch.to(self.device), self.experiment.seed, counts)
             with part("gradient"):
                 found.total.backward()
-            each = [found.per_strand.get(n, torch.zeros(())) for n in counts]
-            losses += torch.stack([x.detach().double().cpu() for x in (found.total, *each)])
+            none = torch.zeros_like(found.total)
+            own = [found.total, *(found.per_strand.get(n, none) for n in counts)]
+            each.append(torch.stack([x.detach() for x in own]))
         if c.match_weight and self.state.step % c.match_every == 0:
             with part("matching"):
                 self._match()
+        losses = torch.stack(each).cpu().double().sum(0)
         losses = self.world.total(losses) / self.experiment.parallel.tensor
         total, *rest = losses.tolist()
         with part("norm"):
@@ -372,7 +379,7 @@ class Trainer:
             with part("average"):
                 self.ema.update(self.braid, self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        return Result(total, dict(zip(counts, rest, strict=True)), norm, wrong)
+        return Result(total, dict(zip(counts, rest, strict=True)), norm, lr, wrong)
 
     def _counts(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Return the number of targets of each strand over all ranks and micro-batches."""
@@ -487,7 +494,7 @@ class Trainer:
             seconds=round(s.seconds, 2),
             tokens=s.tokens,
             tokens_per_second=round(speed),
-            learning_rate=self.optimizer.param_groups[0]["lr"],  # its factor is 1
+            learning_rate=result.learning_rate,
             gradient_norm=result.norm,
             memory_bytes=_memory(self.device),
             flops_per_second=round(flops),

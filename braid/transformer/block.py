@@ -219,9 +219,10 @@ class Block(nn.Module):
         visible: Visible | BlockMask | Apart,
         past: Any = None,
         condition: Tensor | None = None,
-        keys: Keys | None = None,
+        keys: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Transform x [B, L, D]; `keys` [B * L] draw the dropout."""
+        """Transform x [B, L, D]; `keys` [B * L] are those of the dropout."""
+        rng = None if keys is None else Keys(keys)  # anew: a second pass draws the same
         shift_a = scale_a = gate_a = shift_f = scale_f = gate_f = None
         if self.modulate is not None and condition is not None:
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulate(
@@ -233,14 +234,14 @@ class Block(nn.Module):
             visible,
             past,
         )
-        x = x + _gated(self._drop(self.attention_norm(y) if self.post else y, keys), gate_a)
+        x = x + _gated(self._drop(self.attention_norm(y) if self.post else y, rng), gate_a)
         y = self.feed(_scaled(x if self.post else self.feed_norm(x), shift_f, scale_f))
-        return x + _gated(self._drop(self.feed_norm(y) if self.post else y, keys), gate_f), present
+        return x + _gated(self._drop(self.feed_norm(y) if self.post else y, rng), gate_f), present
 
-    def _drop(self, y: Tensor, keys: Keys | None) -> Tensor:
-        if not (self.training and self.dropout and keys is not None):
+    def _drop(self, y: Tensor, rng: Keys | None) -> Tensor:
+        if not (self.training and self.dropout and rng is not None):
             return y
-        keep = uniform(keys, (y.shape[0] * y.shape[1], y.shape[2])).view_as(y) >= self.dropout
+        keep = uniform(rng, (y.shape[0] * y.shape[1], y.shape[2])).view_as(y) >= self.dropout
         return y * keep / (1 - self.dropout)
 
 

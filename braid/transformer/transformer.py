@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from braid.randomness import Keys
+from braid.randomness import derive
 from braid.transformer.attend import Apart
 from braid.transformer.block import Block, Past, TransformerConfig
 from braid.transformer.rope import rotary
@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         visible: Visible | BlockMask | Apart,
         past: Sequence[Any] | None = None,
         condition: Tensor | None = None,
-        keys: Keys | None = None,
+        keys: Tensor | None = None,
     ) -> tuple[Tensor, list[Any]]:
         """Transform x [B, L, D].
 
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             past: keys and values of earlier tokens, one pair a block; under `Apart` a list of each
                 call's.
             condition: [B, L, D] for AdaLN.
-            keys: [B * L] for dropout.
+            keys: [B * L] int64, the roots of the dropout's random numbers.
 
         Returns:
             hidden [B, L, D] and the keys and values so far.
@@ -93,7 +93,8 @@ class Transformer(nn.Module):
         turn = rotary(position, c.size_of_head, c.rope_theta, c.rope_sections, c.rope_scaling)
         present = []
         for i, block in enumerate(self.blocks):
-            x, kv = block(x, turn, visible, past[i] if past is not None else None, condition, keys)
+            own = None if keys is None else derive(keys, i)
+            x, kv = block(x, turn, visible, past[i] if past is not None else None, condition, own)
             present.append(kv)
         return self.norm(x), present
 

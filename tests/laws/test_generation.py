@@ -25,7 +25,7 @@ from braid.generation import (
 )
 from braid.layout import Document
 from braid.randomness import Keys
-from braid.samplers import suitable
+from braid.samplers import Confidence, suitable
 from tests.laws import models
 
 CAPTIONS = ("row two", "column", "a row of three dots, unseen")
@@ -70,6 +70,19 @@ def test_a_seed_gives_the_same_result_in_any_batch(paradigm, name, guidance):
     for document, seed, result in zip(documents, (5, 6, 7, 8), together, strict=True):
         alone = pipe(paradigm)(document, seed=seed, **options)
         assert same(alone[-1], result[-1])
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.3}, {"threshold": 0.3, "size_of_block": 3}])
+@pytest.mark.parametrize(
+    ("paradigm", "name"),
+    [(p, n) for p, n in models.CASES if Confidence.suits(models.build(p).strand(n).process)],
+)
+def test_rows_that_take_unlike_numbers_of_steps_are_as_alone(paradigm, name, options):
+    documents = [[*given(paradigm, name, seed), Hole(name)] for seed in range(4)]
+    how = {"sampler": {"kind": "confidence", **options}, "temperature": 1.0}
+    together = pipe(paradigm).batch(documents, seeds=[5, 6, 7, 8], **how)
+    for document, seed, result in zip(documents, (5, 6, 7, 8), together, strict=True):
+        assert same(pipe(paradigm)(document, seed=seed, **how)[-1], result[-1])
 
 
 @pytest.mark.parametrize(("paradigm", "name"), models.CASES)

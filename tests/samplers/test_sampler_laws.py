@@ -282,6 +282,29 @@ def test_a_threshold_uncovers_all_that_are_sure_and_at_least_one():
     assert shown.sum(1).tolist() == [0, 2, 3, 4]
 
 
+def test_a_row_does_not_see_how_many_steps_another_takes():
+    logits = torch.randn(2, 12, V, generator=torch.Generator().manual_seed(0)) * 3
+    logits[1] *= 20  # sure of everything: done at once
+    sampler = Confidence(threshold=0.9, size_of_block=4)
+
+    def run(rows):
+        masks = torch.full((len(rows), 12), V)
+        return sampler(lambda x, t: logits[rows], masks, Masked(), Keys(Keys.of(0, 2).key[rows]))
+
+    assert torch.equal(run([0, 1])[:1], run([0]))
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_model_is_never_told_that_masked_symbols_are_clean(size):
+    logits = torch.zeros(1, 12, V)
+    predict, times = counting(lambda x, t: logits)
+    sampler = Confidence(steps=6, threshold=0.9, size_of_block=size)
+    sampler(predict, torch.full((1, 12), V), Masked(), Keys.of(0, 1))
+    assert len(times) == 12
+    assert times == sorted(times)
+    assert max(times) == pytest.approx(5 / 6)
+
+
 @pytest.mark.parametrize("symbols", [3, 10, 97])
 def test_as_many_steps_as_symbols_uncover_one_at_a_time(symbols):
     shown = uncovered(Confidence(steps=symbols), torch.zeros(1, symbols, V))

@@ -230,6 +230,28 @@ def test_adapters_alone_learn_beside_the_transformer(saved, tmp_path):
     assert not {n for n in moved if n.startswith("strands.image.")}
 
 
+def test_a_head_of_symbols_has_no_adapter_and_every_adapter_learns(tmp_path):
+    pytest.importorskip("peft")
+    source = models.experiment("fudoki", "strands.text.tied=true")
+    braid.Pipeline(models.build(source), source).save(tmp_path / "source")
+    given = [
+        "train.lora={rank: 2, within: [transformer, text]}",
+        f"train.start={tmp_path / 'source'}",
+    ]
+    made = resolve("toy", [*models.SMALL, "strands.text.tied=true", *SHORT, *given])
+    run = Trainer(made, tmp_path / "run", Console(quiet=True), "cpu")
+    before = values(run.braid)
+    run.run()
+    adapters = {n for n in before if "lora_B" in n}
+    assert adapters <= changed(before, run.braid)
+    assert any(n.startswith("strands.text.clock") for n in adapters)
+    assert not any(".head." in n for n in adapters)
+    braid.load(run.out, "cpu").save(tmp_path / "saved")
+    only = "train.lora={rank: 2, within: [strands.text.head]}"
+    with pytest.raises(BraidError, match="holds no linear layer that may learn"):
+        Trainer(made.model_copy(update={"train": resolve("toy", [only]).train}), tmp_path / "b")
+
+
 def test_merged_adapters_predict_the_same_and_leave_no_trace(saved, tmp_path):
     pytest.importorskip("peft")
     run, _ = trainer(saved["chameleon"], tmp_path / "run", LORA, "train.learning_rate=0.05")

@@ -85,6 +85,20 @@ def test_only_matrices_of_the_blocks_are_turned(qk_norm):
     assert len(every) == len({id(p) for p in every}) == len(list(made.parameters()))
 
 
+@pytest.mark.parametrize("qk_norm", ["rms", "heads"])
+@pytest.mark.parametrize("paradigm", models.NAMES)
+def test_only_weights_of_layers_decay(paradigm, qk_norm):
+    made = models.build(models.experiment(paradigm, f"transformer.qk_norm={qk_norm}"))
+    optimizer = make_optimizer(made, TrainConfig())
+    assert all(g["params"] for g in optimizer.param_groups)
+    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    names = {n for n, p in made.named_parameters() if id(p) in decayed}
+    assert "transformer.blocks.0.feed.up.weight" in names
+    last = {n.rpartition(".")[2] for n in names}
+    assert last == {"weight"}
+    assert not any(word in n for n in names for word in ("norm", "row", "column", "embedder.table"))
+
+
 def test_what_has_no_gradient_stays():
     still, moving = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
     optimizer = Muon([{"params": [still, moving], "orthogonal": True, "weight_decay": 0.1}], lr=0.1)

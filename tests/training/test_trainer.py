@@ -76,10 +76,20 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
-def test_an_interrupted_run_ends_with_the_same_bits(paradigm, optimizer, tmp_path):
-    made = experiment(f"paradigm={paradigm}", f"train.optimizer={optimizer}")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(
+            (f"paradigm={p}", f"train.optimizer={o}")
+            for p in ("fudoki", "transfusion")
+            for o in ("adamw", "muon")
+        ),
+        ("train.rates={'*': 0.5}",),  # no parameter has the schedule's own rate
+        ("transformer.dropout=0.1", "transformer.adaln=true"),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(settings, tmp_path):
+    made = experiment(*settings)
     trainer(tmp_path / "whole", made).run()
     first = Interrupted(made, tmp_path / "parts", Console(file=io.StringIO()), "cpu")
     first.run()
@@ -289,10 +299,29 @@ def test_saving_in_the_background_writes_the_same(background, tmp_path):
     assert_same(newest(tmp_path / "a"), newest(tmp_path / "b"))
 
 
-def test_recomputing_changes_no_bit(tmp_path):
-    trainer(tmp_path / "a", experiment("parallel.recompute=true")).run()
-    trainer(tmp_path / "b", experiment()).run()
+@pytest.mark.parametrize("dropout", [0, 0.1])
+def test_recomputing_changes_no_bit(dropout, tmp_path):
+    given = f"transformer.dropout={dropout}"
+    trainer(tmp_path / "a", experiment(given, "parallel.recompute=true")).run()
+    trainer(tmp_path / "b", experiment(given)).run()
     assert_same(newest(tmp_path / "a"), newest(tmp_path / "b"))
+
+
+def test_the_first_step_is_the_optimisers_first(tmp_path):
+    run = trainer(tmp_path, experiment("train.steps=1"))
+    assert not run.optimizer.state
+    run.run()
+    states = run.optimizer.state.values()
+    assert {float(state["step"]) for state in states} == {1.0}
+
+
+def test_the_rate_that_is_told_is_the_schedules(tmp_path):
+    told = []
+    for name, settings in (("a", []), ("b", ["train.rates={'*': 0.5}"])):
+        trainer(tmp_path / name, experiment("train.log_every=1", *settings)).run()
+        told.append([line.get("learning_rate") for line in lines(tmp_path / name)])
+    assert told[0] == told[1]
+    assert max(rate or 0 for rate in told[0]) > 0.9 * experiment().train.learning_rate
 
 
 @pytest.mark.parametrize("workers", [0, 2])
