@@ -105,7 +105,10 @@ def sample(
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Number of results.")] = 1,
     seed: Seed = 0,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write, or a folder; numbered where --n is more."),
+    ] = None,
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="Write an animation (GIF) of the steps.")
     ] = None,

@@ -17,6 +17,7 @@ from rich.table import Table
 from braid import config, storage
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
+from braid.modalities import conversions
 from braid.modalities.sounds import Sound
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ def evaluate(
     from braid import loading
     from braid.data import open_data, open_source
 
+    if limit is not None and limit < 1:
+        raise BraidError(f"--limit {limit} must be at least 1")
     pipe = loading.load(run, device)
     changes = {k: v for k, v in {"suite": suite, "limit": limit}.items() if v is not None}
     experiment = pipe.experiment.model_copy(
@@ -295,8 +298,9 @@ def sample(
 ) -> Iterator[str]:
     """Generate one modality from text, a picture and sound, or nothing; yields a line per result.
 
-    Pictures and sound are written to `out` (sample.png, sample.wav; numbered where n > 1); text is
-    the line itself, and written to `out` if given.
+    Pictures and sound are written to `out` (sample.png, sample.wav; numbered where n > 1; inside
+    where it is a folder); text is the line itself, and written to `out` if given. What was changed
+    in given pictures and sound is told on standard error.
     """
     from braid import loading
     from braid.pipeline import Hole, Part
@@ -323,8 +327,11 @@ def sample(
     if prompt is not None:
         parts.append(prompt)
     parts.append(Hole(to))
-    if out is not None:
-        storage.writable(out.parent)
+    out = _checked_name(out, to)
+    if trajectory is not None:
+        if trajectory.suffix.lower() != ".gif":
+            raise BraidError(f"--trajectory {str(trajectory)!r} is a GIF; let its name end in .gif")
+        storage.writable(trajectory.parent)
     done: list[Parts] = pipe(
         parts,
         steps=steps,
@@ -334,11 +341,12 @@ def sample(
         n=n,
         trajectory=trajectory is not None,
     )
+    for line in conversions({m: s.modality.converted for m, s in pipe.braid.strands.items()}):
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
     for i, result in enumerate(done):
         made = result[-1]
         if hasattr(made, "save"):
-            usual = "sample.wav" if to == "audio" else "sample.png"
-            yield str(_save_media(made, out or Path(usual), i, n))
+            yield str(_save_media(made, out or Path(_usual(to)), i, n))
         else:
             if out is not None:
                 _save_text(str(made), _numbered(out, i, n))
@@ -409,8 +417,8 @@ def _names_a_model(word: str) -> bool:
     """Whether the only word of a command is a model, and not a prompt for the embedded one."""
     from braid.loading import ASSETS
 
-    looks = "/" in word or "\\" in word or word == "mini"
-    if looks or Path(word).exists() or (ASSETS / word).is_dir():
+    looks = word == "mini" or (" " not in word and ("/" in word or "\\" in word))
+    if looks or (word and (_is_there(Path(word)) or _is_there(ASSETS / word))):
         return True
     runs = [p.parent.name for p in Path().glob("*/experiment.json")]
     close = [] if " " in word else difflib.get_close_matches(word, runs, n=1)
@@ -422,8 +430,38 @@ def _names_a_model(word: str) -> bool:
     return False
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than names may be, or with a character they cannot have
+        return False
+
+
 def _numbered(path: Path, i: int, n: int) -> Path:
     return path if n == 1 else path.with_name(f"{path.stem}-{i}{path.suffix}")
+
+
+def _usual(to: str) -> str:
+    return {"audio": "sample.wav", "text": "sample.txt"}.get(to, "sample.png")
+
+
+def _checked_name(out: Path | None, to: str) -> Path | None:
+    """Return the name of a result; refuse, before it is made, one that it cannot be written to."""
+    from PIL import Image
+
+    from braid.modalities.sounds import WAV
+
+    if out is None:
+        return None
+    out = out / _usual(to) if out.is_dir() else out
+    known = None if to == "text" else WAV if to == "audio" else Image.registered_extensions()
+    if known is not None and out.suffix and out.suffix.lower() not in known:
+        raise BraidError(
+            f"cannot write {str(out)!r} ({to} is not written as {out.suffix}); use a name such as "
+            f"{_usual(to)}"
+        )
+    storage.writable(out.parent)
+    return out
 
 
 def _save_text(text: str, path: Path) -> None:

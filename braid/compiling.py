@@ -11,10 +11,10 @@ import torch
 from braid.braid import Braid
 from braid.errors import BraidError
 
-
 FORMS = 64
-"""For how many forms of a call a block may be compiled: with one row or more, one token or more, with
-and without a past or a mask. torch would stop at 8, and compute all others slowly from then on."""
+"""For how many forms of a call a block may be compiled: with one row or more, one token or more,
+with and without a past or a mask. torch would stop at 8, and compute all others slowly from then
+on."""
 
 
 def check(device: torch.device) -> None:

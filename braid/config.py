@@ -270,7 +270,7 @@ class TrainConfig(Model):
     """Forward passes in which a step's batch is handled."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon turns the matrices of the transformer's blocks (Jordan et al., 2024)."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Peak learning rate; muon learns well at three or four times that of adamw."""
     final_rate: float = Field(default=0.05, ge=0, le=1)
     """Learning rate at the end, as a share of the peak."""
@@ -400,6 +400,13 @@ class Experiment(Model):
         rules.get(self.rule)
         return self
 
+    @model_validator(mode="after")
+    def _something_learns(self) -> Experiment:
+        made = [s for s in self.strands.values() if s.process is not None]
+        if made and not any(s.weight for s in made):
+            raise BraidError("every strand has the weight 0, so that nothing is learned; raise one")
+        return self
+
     def save(self, path: Path) -> None:
         """Write the experiment as JSON."""
         storage.write_json(path, self.model_dump(mode="json"))
@@ -515,6 +522,8 @@ def override(experiment: M, settings: Sequence[str]) -> M:
             value = _parse(text) if text else None
         except yaml.YAMLError as e:
             raise BraidError(f"override {setting!r}: {text!r} is not a YAML value; quote it") from e
+        if isinstance(value, dict) and any(":" in str(k) for k, v in value.items() if v is None):
+            raise BraidError(f"override {setting!r}: write a space after each colon of {text!r}")
         node[keys[-1]] = value
     return load_as(type(experiment), tree)
 

@@ -103,6 +103,37 @@ def test_sample_draws_several_and_numbers_them(run, here, capsys):
     assert all(Path(p).is_file() for p in out.split())
 
 
+@pytest.mark.parametrize(("to", "name"), [("image", "sample.png"), ("text", "sample.txt")])
+def test_sample_writes_into_a_folder(to, name, run, here, capsys):
+    (here / "some.folder").mkdir()
+    given = ["sample", run, "row two", "--to", to, "--steps", 1]
+    said(capsys, *given, "--out", "some.folder")
+    said(capsys, *given, "--out", ".")
+    assert Path("some.folder", name).read_bytes() == Path(name).read_bytes()
+
+
+def test_a_wrong_name_is_refused_before_anything_is_made(run, here, capsys):
+    refused(capsys, "sample", run, "--steps", 1, "--out", "a.png", "--trajectory", "a.mp4")
+    refused(capsys, "sample", run, "--steps", 1, "--out", "a.doc", "--trajectory", "a.gif")
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("prompt", ["row two " * 40, "row and/or two", "row/two " * 60])
+def test_a_long_prompt_or_one_with_a_stroke_is_no_model(prompt, here, capsys):
+    assert said(capsys, "sample", prompt, "--steps", 1).strip() == "sample.png"
+
+
+def test_sample_tells_what_it_changed_in_a_picture(run, here, capsys):
+    picture(here / "a.png")
+    PIL.open(here / "a.png").convert("RGBA").save(here / "b.png")
+    for name, expected in (("a.png", ""), ("b.png", "image: 1 x ")):
+        capsys.readouterr()
+        assert braid_("sample", run, "--image", name, "--to", "text") == 0
+        err = capsys.readouterr().err
+        assert err.startswith(expected)
+        assert bool(err) == bool(expected)
+
+
 def test_sample_needs_neither_prompt_nor_name(run, here, capsys):
     assert said(capsys, "sample", run, "--steps", 1).strip() == "sample.png"
     assert Path("sample.png").is_file()
@@ -178,6 +209,15 @@ def test_no_command_shows_the_help(capsys):
 TRAINED = {
     "unknown recipe": (["train", "toi"], "unknown recipe 'toi'; did you mean 'toy'?"),
     "unknown setting": (["train", "toy", "train.stepz=3"], "did you mean 'train.steps'?"),
+    "no space in YAML": (
+        ["train", "toy", "data.tasks={text_to_image:1}"],
+        "write a space after each colon",
+    ),
+    "nothing to learn": (
+        ["train", "toy", "strands.text.weight=0", "strands.image.weight=0"],
+        "every strand has the weight 0",
+    ),
+    "an endless rate": (["train", "toy", "train.learning_rate=.inf"], "train.learning_rate"),
     "no value": (["train", "toy", "train.steps"], "expected key.path=value"),
     "no file": (["train", "none.yaml"], "does not exist; give a recipe"),
     "unknown option": (["train", "toy", "--stepz", "3"], "No such option: --stepz"),
@@ -225,8 +265,8 @@ SAMPLED = {
     "a large picture": (["--image", "large.png"], "the picture is 8x8, the model reads 4x4"),
     "an unknown format": (["--out", "a.xyz"], "cannot write 'a.xyz'"),
     "a file as folder": (["--out", "text.png/a.png"], "cannot write"),
-    "a folder as picture to write": (["--out", "folder.png"], "cannot write 'folder.png'"),
-    "a folder as text to write": (["--to", "text", "--out", "folder"], "cannot write 'folder'"),
+    "sound in a picture's file": (["--out", "a.wav"], "image is not written as .wav"),
+    "a film of another form": (["--trajectory", "a.mp4"], "let its name end in .gif"),
     "a text in a file": (["--to", "text", "--out", "text.png/a"], "cannot write"),
     "a film in a file": (["--trajectory", "text.png/a.gif"], "cannot write"),
 }
@@ -245,6 +285,15 @@ def test_a_wrong_sample_is_one_line_and_exit_code_2(case, run, here, capsys):
 
 def test_an_empty_prompt_is_refused(run, here, capsys):
     assert "the text is empty" in refused(capsys, "sample", run, "")
+    assert "the text is empty" in refused(capsys, "sample", "")
+
+
+def test_a_limit_below_one_is_refused(run, capsys):
+    assert "--limit 0 must be at least 1" in refused(capsys, "evaluate", run, "--limit", 0)
+
+
+def test_a_finished_run_says_that_its_budget_is_spent(run, capsys):
+    assert "raise train.steps or train.minutes" in said(capsys, *TRAIN, "--out", run)
 
 
 def test_a_run_of_another_experiment_is_refused(run, capsys):

@@ -148,6 +148,11 @@ def open_data(config: DataConfig, seed: int) -> Data:
         raise BraidError(f"{train.name} has {n} row; give at least 2, or set data.validation")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
     held = max(1, round(n * config.hold_out))
+    if held == n:
+        raise BraidError(
+            f"data.hold_out {config.hold_out} of {n} rows leaves none to train on; lower it, or "
+            "set data.validation"
+        )
     return Data(Part(train, np.sort(order[held:])), Part(train, np.sort(order[:held])))
 
 
@@ -211,7 +216,8 @@ def documents_for(config: DataConfig, braid: Braid, columns: Sequence[str]) -> D
         if column not in columns:
             raise BraidError(
                 f"a task needs {column!r}, the data has {', '.join(columns)}; map "
-                "a column with data.columns, or change data.tasks"
+                "a column with data.columns (it takes what is text, not numbers or lists), or "
+                "change data.tasks"
             )
     return documents
 
@@ -224,7 +230,8 @@ def texts_of(experiment: Experiment, data: Data, modality: Modality) -> Iterator
         extra = [f for f, m in config.fields.items() if m == modality.name]
         for column in (modality.field, *extra):
             if column in source.train.fields:
-                yield from source.column(column)
+                # others are refused row by row when they are read, and counted
+                yield from filter(modality.accepts, source.column(column))
         for column in (t.removeprefix("talk_") for t in config.tasks if t.startswith("talk_")):
             for talk in source.column(column) if column in source.train.fields else ():
                 yield from _said(talk, modality.name)

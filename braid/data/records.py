@@ -34,8 +34,13 @@ def _csv_records(file: Path) -> Iterator[_Record]:
         reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
         try:
             for row in reader:
-                row.pop(None, None)  # type: ignore[arg-type]  # cells beyond the header
-                yield file.parent, row
+                if row.pop(None, None) is None:  # type: ignore[arg-type]
+                    yield file.parent, row
+                    continue
+                beyond = BraidError(
+                    "a line has more cells than the first line names; quote cells with commas"
+                )
+                yield file.parent, beyond
         except csv.Error as e:
             raise BraidError(
                 f"{str(file)!r} after line {reader.line_num}: {e}; quote cells as in a CSV file"

@@ -189,7 +189,9 @@ def _of_bytes(data: bytes | bytearray, name: str) -> PIL.Image:
     try:
         return PIL.open(io.BytesIO(data), formats=FORMATS)
     except (PIL.DecompressionBombError, PIL.DecompressionBombWarning) as e:
-        raise BraidError(f"{name}: {e}; shrink the picture") from e
+        raise BraidError(
+            f"{name}: it has more than {MOST_PIXELS} pixels; shrink the picture"
+        ) from e
     except _DAMAGE as e:
         raise BraidError(f"{name}: not a readable picture; save it again as PNG or JPEG") from e
 

@@ -46,6 +46,10 @@ _UNKNOWN = 0x7FFF_0000  # a stream's header gives at least this size: its writer
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
+WAV = ("", ".wav", ".wave")
+"""Suffixes of the files that `Sound.save` writes."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sound:
     """One channel of sound.
@@ -74,7 +78,15 @@ class Sound:
         return len(self.samples) / self.rate
 
     def save(self, path: str | Path | IO[bytes]) -> None:
-        """Write WAV of 16 bits to a path or an open file; samples beyond [-1, 1] are cut off."""
+        """Write WAV of 16 bits to a path or an open file; samples beyond [-1, 1] are cut off.
+
+        Raises:
+            BraidError: the path has another form's suffix, or a sample is not finite.
+        """
+        if isinstance(path, str | Path) and Path(path).suffix.lower() not in WAV:
+            raise BraidError(
+                f"{str(path)!r}: sound is written as WAV; use a name that ends in .wav"
+            )
         if not np.isfinite(self.samples).all():
             raise BraidError(f"{self!r} holds NaN or infinite samples and cannot be saved")
         levels = np.rint(self.samples.astype(np.float64) * 32768).clip(-32768, 32767)

@@ -246,7 +246,10 @@ class Trainer:
             for rows in self.loader.rows:
                 rows.on_skip = lambda i, why: logger.say(f"skipped {why}")
             if self.state.step:
-                logger.say(f"going on at step {self.state.step}")
+                spent = "; the budget is spent, raise train.steps or train.minutes"
+                logger.say(
+                    f"going on at step {self.state.step}{spent if self.progress >= 1 else ''}"
+                )
             try:
                 with world.waiting():
                     self._steps(logger, asked)

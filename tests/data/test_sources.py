@@ -17,7 +17,8 @@ import PIL.Image
 import pytest
 import torch
 
-from braid.data import records, rows, tables
+from braid.config import DataConfig
+from braid.data import open_data, records, rows, tables
 from braid.data.sources import NUMERALS, Checked, Examples, Source, digits, open_source
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
@@ -274,6 +275,22 @@ def test_numbers_of_a_csv_are_labels(tmp_path):
     (tmp_path / "d.csv").write_text("text,class\nseven,7\nnone,\n")
     source = open_source(tmp_path / "d.csv", {"text": "text", "label": "class"})
     assert [source[i]["label"] for i in range(2)] == [7, None]
+
+
+def test_a_line_of_a_csv_with_too_many_cells_is_a_bad_row(tmp_path):
+    (tmp_path / "d.csv").write_text("text,id\na,1\nb, and c,2\nd,3\n")
+    source = open_source(tmp_path / "d.csv")
+    assert source[0]["text"] == "a"
+    with pytest.raises(BraidError, match="more cells than the first line names; quote cells"):
+        source[1]
+    assert source[2]["text"] == "d"
+
+
+def test_a_held_out_share_of_everything_is_refused(tmp_path):
+    (tmp_path / "d.csv").write_text("text,id\na,1\nb,2\nc,3\n")
+    made = DataConfig(source="files", path=str(tmp_path / "d.csv"), hold_out=0.9)
+    with pytest.raises(BraidError, match="data.hold_out 0.9 of 3 rows leaves none to train on"):
+        open_data(made, 0)
 
 
 @pytest.mark.parametrize("word", ["None", "NA", "null", "007", "", ' "quoted", too '])

@@ -395,6 +395,15 @@ def test_unreadable_rows_are_skipped_counted_and_told(tmp_path):
     assert "skipped spoiled row 0: image: not a readable picture" in t.console.file.getvalue()
 
 
+def test_numbers_among_texts_are_bad_rows(tmp_path):
+    texts = ["row two", 7, "column", None] * 16
+    source = Examples("numbers", {"text": texts})
+    made = experiment("data.tasks={text: 1}", "data.bad_limit=0.6", "data.source=files")
+    t = trainer(tmp_path, made, Data(source, source))
+    t.run()
+    assert sum(t.state.skipped_rows.values()) > 0
+
+
 def test_what_was_converted_is_told_at_the_end(tmp_path):
     colored = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
     t = trainer(tmp_path, experiment("train.batch=64"), data_with([colored] * 3))
