@@ -576,6 +576,9 @@ def doctor_plan(
     from braid import recipes as known
     from braid.doctor import SIZES, Machine, plan, print_plan
 
+    named = what in SIZES or what in known.RECIPES or Path(what).exists()
+    if not named:
+        raise unknown("recipe, experiment, run or size", what, (*SIZES, *known.RECIPES))
     of = what if what in SIZES else known.resolve(what, settings)
     found = plan(of, Machine(**(machine or {})), settings if what in SIZES else ())
     if as_json:

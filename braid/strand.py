@@ -94,7 +94,10 @@ class Strand(nn.Module):
         return x if self.clock is None else x + self.condition(time).to(x.dtype)
 
     def condition(self, time: Tensor) -> Tensor:
-        """Return what the model is told of the time, [..., D]; zero where it is told nothing."""
+        """Return what the model is told of the time, [..., D]; zero where it is told nothing.
+
+        It stands in the embedding, and where blocks are modulated (AdaLN) is also what they read.
+        """
         if self.clock is None:
             return self.kind.new_zeros(*time.shape, len(self.kind))
         return self.clock(_waves(time).to(self.kind.dtype))

@@ -59,7 +59,8 @@ def tensors(
 ) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of a checkpoint, group -> name -> tensor, sharing memory with their own.
 
-    What is loaded into them is in place at once, except for the optimiser: see `adopt`.
+    What is loaded into them is in place at once, except for the optimiser: see `adopt`. One
+    that has no state yet takes a step of nothing here, as torch lists states only where they are.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
