@@ -18,11 +18,8 @@ from braid import config, storage
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
 from braid.modalities import conversions
-from braid.modalities.sounds import Sound
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from braid.data import Source
     from braid.evaluation import Evaluation
     from braid.parallel import World
@@ -302,7 +299,7 @@ def sample(
     where it is a folder); text is the line itself, and written to `out` if given. What was changed
     in given pictures and sound is told on standard error.
     """
-    from braid import loading
+    from braid import loading, saving
     from braid.pipeline import Hole, Part
 
     if n < 1:
@@ -327,7 +324,8 @@ def sample(
     if prompt is not None:
         parts.append(prompt)
     parts.append(Hole(to))
-    out = _checked_name(out, to)
+    if out is not None:
+        out = saving.checked(out, pipe.braid.strand(to).modality)
     if trajectory is not None:
         if trajectory.suffix.lower() != ".gif":
             raise BraidError(f"--trajectory {str(trajectory)!r} is a GIF; let its name end in .gif")
@@ -346,10 +344,10 @@ def sample(
     for i, result in enumerate(done):
         made = result[-1]
         if hasattr(made, "save"):
-            yield str(_save_media(made, out or Path(_usual(to)), i, n))
+            yield str(saving.save_media(made, out, i, n))
         else:
             if out is not None:
-                _save_text(str(made), _numbered(out, i, n))
+                saving.save_text(str(made), saving.numbered(out, i, n))
             yield str(made)
     if trajectory is not None:
         from braid.evaluation.animate import animate  # what it draws with takes a second to import
@@ -435,53 +433,6 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # longer than names may be, or with a character they cannot have
         return False
-
-
-def _numbered(path: Path, i: int, n: int) -> Path:
-    return path if n == 1 else path.with_name(f"{path.stem}-{i}{path.suffix}")
-
-
-def _usual(to: str) -> str:
-    return {"audio": "sample.wav", "text": "sample.txt"}.get(to, "sample.png")
-
-
-def _checked_name(out: Path | None, to: str) -> Path | None:
-    """Return the name of a result; refuse, before it is made, one that it cannot be written to."""
-    from PIL import Image
-
-    from braid.modalities.sounds import WAV
-
-    if out is None:
-        return None
-    out = out / _usual(to) if out.is_dir() else out
-    known = None if to == "text" else WAV if to == "audio" else Image.registered_extensions()
-    if known is not None and out.suffix and out.suffix.lower() not in known:
-        raise BraidError(
-            f"cannot write {str(out)!r} ({to} is not written as {out.suffix}); use a name such as "
-            f"{_usual(to)}"
-        )
-    storage.writable(out.parent)
-    return out
-
-
-def _save_text(text: str, path: Path) -> None:
-    try:
-        path.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as e:
-        raise BraidError(f"cannot write {str(path)!r} ({e.strerror}); choose another name") from e
-
-
-def _save_media(made: Image.Image | Sound, path: Path, i: int, n: int) -> Path:
-    usual = ".wav" if isinstance(made, Sound) else ".png"
-    path = _numbered(path if path.suffix else path.with_suffix(usual), i, n)
-    try:
-        made.save(path)
-    except (OSError, ValueError) as e:
-        raise BraidError(
-            f"cannot write {str(path)!r} ({e}); use a name such as sample{usual} in a folder that "
-            "can be written"
-        ) from e
-    return path
 
 
 def recipes() -> None:

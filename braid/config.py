@@ -279,7 +279,7 @@ class TrainConfig(Model):
     betas: tuple[Share, Share] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """Decay of matrices; vectors are left alone."""
+    """Decay of the weights of layers; embeddings, norms and biases are left alone."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     ema: float = Field(default=0.995, ge=0, lt=1)

@@ -239,6 +239,7 @@ TRAINED = {
     "compare of unknown": (["compare", "toy", "--paradigms", "fudok"], "did you mean 'fudoki'?"),
     "compare of no recipe": (["compare", "toi"], "did you mean 'toy'?"),
     "doctor of nothing": (["doctor", "toi"], "did you mean 'toy'?"),
+    "plan of nothing": (["doctor", "--plan", "9b"], "did you mean '7b'?"),
     "no run": (["sample", "runs/none"], "'runs/none' does not exist; give a run directory"),
     "no run to evaluate": (["evaluate", "none"], "'none' does not exist"),
 }

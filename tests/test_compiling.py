@@ -17,6 +17,12 @@ from tests.laws import models
 CPU = torch.device("cpu")
 
 
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Return whether all blocks go through torch.compile."""
+    blocks = model.get_submodule("transformer.blocks").children()
+    return all(block._compiled_call_impl is not None for block in blocks)
+
+
 def compiler_is_there() -> bool:
     try:
         compiling.check(CPU)
@@ -55,6 +61,8 @@ def test_a_compiled_step_has_the_plain_loss_and_gradient(paradigm):
     plain = models.stirred(paradigm, torch.float32).train()
     compiled = copy.deepcopy(plain)
     compiling.compile_blocks(compiled)
+    assert is_compiled(compiled)
+    assert not is_compiled(plain)
     for lengths in ((4, 4), (3, 5), (6, 2)):  # the second and third length are symbols of a graph
         losses = []
         for model in (plain, compiled):
@@ -76,6 +84,8 @@ def test_a_compiled_model_generates_what_the_plain_one_does(paradigm):
     plain = models.pipeline(paradigm)
     compiled = Pipeline(copy.deepcopy(plain.braid), plain.experiment)
     compiling.compile_blocks(compiled.braid)
+    assert is_compiled(compiled.braid)
+    assert not is_compiled(plain.braid)
     for words in ("row", "a row of words"):
         for name in models.drawn(paradigm):
             parts = [words, Hole(name)]
@@ -88,6 +98,7 @@ def test_a_compiled_model_generates_what_the_plain_one_does(paradigm):
 @pytest.mark.slow
 def test_the_embedded_model_is_loaded_compiled():
     pipe = braid.load("mini", "cpu", compile=True)
+    assert is_compiled(pipe.braid)
     parts = ["a red circle", Hole("image")]
     made = pipe(parts, steps=4, seed=0)[1]
     assert made.tobytes() == braid.load("mini", "cpu")(parts, steps=4, seed=0)[1].tobytes()

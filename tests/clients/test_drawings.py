@@ -136,6 +136,15 @@ def test_what_cannot_be_drawn_is_refused(pipe, geneval, dpg, tmp_path):
     assert not out.exists()
 
 
+def test_the_command_compiles_where_it_is_asked_to(pipe, geneval, tmp_path, capsys, monkeypatch):
+    pipe.save(tmp_path / "model")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit) as e:
+        main(["draw", str(tmp_path / "model"), str(geneval), "--compile", "--device", "cpu"])
+    assert e.value.code == 2
+    assert "'no-such-compiler'" in capsys.readouterr().err
+
+
 def test_the_command_draws(pipe, geneval, tmp_path, capsys):
     pipe.save(tmp_path / "model")
     arguments = [str(tmp_path / "model"), str(geneval), "--for", "geneval", "--n", "1"]
