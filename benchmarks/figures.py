@@ -73,15 +73,17 @@ def parser(doc: str | None, quick: str = "fewer and smaller runs") -> argparse.A
     return made
 
 
-def matrix_peak(clock: Callable[[], float] = time.process_time, size: int = 1024) -> float:
-    """Return operations a second of a large product in float32, the best of nine.
+def matrix_peak(
+    clock: Callable[[], float] = time.process_time, size: int = 1024, bf16: bool = False
+) -> float:
+    """Return operations a second of a large product in float32 or bfloat16, the best of nine.
 
     By processor time unless another clock is given: what the clock on the wall says on a busy
     machine is no limit of the machine.
     """
     import torch
 
-    a = torch.randn(size, size)
+    a = torch.randn(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
     return 2 * size**3 / _fastest(lambda: a @ a, clock)
 
 

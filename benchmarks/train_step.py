@@ -10,7 +10,7 @@ an environment of its own. A step is the loss, the gradient and a fused AdamW, a
 mixed braid and transfusion-pytorch start from lists of documents, which are laid out in the step.
 Both braids are also measured with their blocks compiled (`train.compile=true`; half a minute and a
 C++ compiler), unless --plain or --quick is given; with --bf16 there is the mixed braid under
-autocast too.
+autocast too, for machines that multiply bfloat16. transfusion-pytorch stays in float32.
 
 The floor is the time that the step's operations need at the speed of one large matrix product,
 measured in the same run. Seconds of CPU are given too: they matter where a machine is shared.
@@ -132,11 +132,12 @@ def braid_side(
     size: Size, mixed: bool, bf16: bool = False, compiled: bool = False
 ) -> tuple[Step, Any]:
     """Return the step of a braid, with or without pictures, and the braid."""
+    from braid.compiling import compile_blocks
     from braid.layout import Span, pack
 
     model = make_braid(size, mixed).train()
-    for block in model.transformer.blocks if compiled else ():
-        block.compile()
+    if compiled:
+        compile_blocks(model)
     documents = []
     for _ in range(size.rows):
         spans = [Span("text", torch.randint(256, (size.text if mixed else size.tokens,)))]
@@ -235,8 +236,10 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
         for name in ("text", "mixed"):
             step, model = braid_side(size, name == "mixed", compiled=True)
             steps[f"{name} compiled"], models[f"{name} compiled"] = step, model
-    if bf16:
-        steps["mixed bf16"], models["mixed bf16"] = braid_side(size, mixed=True, bf16=True)
+    for blocks in (False, True) if bf16 else ():
+        if blocks <= compiled:
+            name = "mixed bf16" + " compiled" * blocks
+            steps[name], models[name] = braid_side(size, True, bf16=True, compiled=blocks)
     python = peer("transfusion-pytorch", [PEER])
     remote = Remote(python, __file__, ["--serve", size.name, "--threads", str(threads)])
     runs: dict[str, Callable[[], tuple[float, ...]]]
@@ -253,6 +256,7 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
     work = size.rows * size.tokens
     config = models["text"].transformer.config
     floor = work * flops_per_token(config, size.tokens, 257 * size.width)
+    half = {"floor_bf16_cpu_seconds": floor / matrix_peak(bf16=True)} if bf16 else {}
     sizes = {n: parameters(m) for n, m in models.items()} | {"transfusion": int(remote.greeting[0])}
     sides = {}
     for name, pairs in times.items():
@@ -279,13 +283,15 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
         asked["text compiled / llama"] = ("text compiled", "llama")
         asked["mixed compiled / llama"] = ("mixed compiled", "llama")
         asked["transfusion / mixed compiled"] = ("transfusion", "mixed compiled")
-    if bf16:
-        asked["transfusion / mixed bf16"] = ("transfusion", "mixed bf16")
+    for name in steps:
+        if "bf16" in name:
+            asked[f"transfusion / {name}"] = ("transfusion", name)
     return {
         "size": asdict(size),
         "tokens": work,
         "floor_seconds": floor / peak[0],
         "floor_cpu_seconds": floor / peak[1],
+        **half,
         "matrix_peak": peak[0],
         "sides": sides,
         "ratios": {n: ratio(*pair, "seconds") for n, pair in asked.items()},
@@ -337,12 +343,13 @@ def main() -> None:
 
 def figures_of(found: dict[str, Any]) -> list[Figure]:
     """Return what is told of a size; the peer's time is ours times the median of the ratios."""
-    size, floor = found["size"]["name"], found["floor_cpu_seconds"]
+    size = found["size"]["name"]
     figures = []
     for ours, peer_side, beside, aim in (
         ("mixed", "transfusion / mixed", "transfusion-pytorch", 2.0),
         ("mixed compiled", "transfusion / mixed compiled", "transfusion-pytorch", 2.0),
         ("mixed bf16", "transfusion / mixed bf16", "transfusion-pytorch", 3.0),
+        ("mixed bf16 compiled", "transfusion / mixed bf16 compiled", "transfusion-pytorch", 3.0),
         ("text", "text / llama", "a plain Llama", 1 / 1.1),
         ("text compiled", "text compiled / llama", "a plain Llama", 1 / 1.1),
         ("mixed", "mixed / llama", "a plain Llama", 1 / 1.1),
@@ -353,6 +360,7 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
         seconds, ratio = found["sides"][ours]["cpu_seconds"], found["cpu_ratios"][peer_side]
         peer_seconds = seconds / ratio if peer_side.startswith(ours) else seconds * ratio
         what = f"step of {size}, {ours}"
+        floor = found["floor_bf16_cpu_seconds" if "bf16" in ours else "floor_cpu_seconds"]
         figures.append(Figure(what, seconds, "s", peer_seconds, beside, floor, aim=aim))
     return figures
 

@@ -1,13 +1,15 @@
 """Pictures drawn from text by a braid and by transfusion-pytorch, at equal calls and parameters.
 
-    python benchmarks/transfusion_sampling.py [--quick] [--plain] [--threads N] [--json FILE]
+    python benchmarks/transfusion_sampling.py [--quick] [--plain] [--bf16] [--threads N]
+        [--json FILE]
 
 Both sides read 32 words, and draw a picture in 16 network evaluations, with guidance (each
 evaluation is then two passes) and without. Random weights; whole calls of each side's public
 sampler, by turns, in a process each; medians of processor time. The braid is measured with its
 blocks compiled too (`braid.load(..., compile=True)`; needs a C++ compiler), unless --plain or
---quick is given. transfusion-pytorch is installed into an environment of its own, and uses its
-key-value cache.
+--quick is given; with --bf16 there is the braid in bfloat16 too (`--dtype bfloat16`), for machines
+that multiply it. transfusion-pytorch is installed into an environment of its own, in float32, and
+uses its key-value cache.
 
 Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
 operations of all passes at the speed of a large matrix product.
@@ -40,7 +42,7 @@ def passes(model: torch.nn.Module, run: Any) -> int:
 
 
 def braid_side(
-    size: Size, rows: int, guidance: float, compiled: bool = False
+    size: Size, rows: int, guidance: float, bf16: bool = False, compiled: bool = False
 ) -> tuple[Any, int, Any]:
     """Return what draws `rows` pictures, its network evaluations, and the braid."""
     from braid.compiling import compile_blocks
@@ -49,6 +51,8 @@ def braid_side(
     from braid.samplers import Euler
 
     model = make_braid(size, mixed=True).eval()
+    if bf16:
+        model = model.bfloat16()
     if compiled:
         compile_blocks(model)
     prompt = torch.randint(256, (rows, size.text))
@@ -94,17 +98,26 @@ def serve(size: Size, rows: int, guidance: float) -> None:
 
 
 def measure(
-    size: Size, rows: int, guidance: float, repeats: int, compiled: bool, threads: int
+    size: Size,
+    rows: int,
+    guidance: float,
+    repeats: int,
+    compiled: bool,
+    bf16: bool,
+    threads: int,
 ) -> dict[str, Any]:
     """Return the figures of all sides."""
     from braid.transformer.cost import flops_per_token
 
     torch.compiler.reset()  # what was compiled for other shapes would count against this one
     run, calls, model = braid_side(size, rows, guidance)
-    runs: dict[str, Callable[[], tuple[float, ...]]] = {"braid": lambda: timed(run)}
-    if compiled:
-        fast = braid_side(size, rows, guidance, compiled=True)[0]
-        runs["braid compiled"] = lambda: timed(fast)
+    ours = {"braid": run}
+    for half, blocks in ((False, True), (True, False), (True, True)):
+        if half <= bf16 and blocks <= compiled:
+            name = "braid" + " bf16" * half + " compiled" * blocks
+            ours[name] = braid_side(size, rows, guidance, half, blocks)[0]
+    runs: dict[str, Callable[[], tuple[float, ...]]]
+    runs = {name: (lambda run=run: timed(run)) for name, run in ours.items()}
     serving = ["--serve", size.name, str(rows), str(guidance), "--threads", str(threads)]
     remote = Remote(peer("transfusion-pytorch", [PEER]), __file__, serving)
     found, theirs = (int(x) for x in remote.greeting)
@@ -136,6 +149,7 @@ def measure(
             if name != "transfusion"
         },
         "floor_seconds": work / matrix_peak(),
+        **({"floor_bf16_seconds": work / matrix_peak(bf16=True)} if bf16 else {}),
     }
 
 
@@ -149,7 +163,7 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
             "s",
             found["cpu_seconds"][name] * ratio,
             "transfusion-pytorch",
-            found["floor_seconds"],
+            found["floor_bf16_seconds" if "bf16" in name else "floor_seconds"],
             aim=3.0,
         )
         for name, ratio in found["ratios"].items()
@@ -160,6 +174,7 @@ def main() -> None:
     """Measure, print and write."""
     asked = parser(__doc__, "the smallest size, few runs")
     asked.add_argument("--plain", action="store_true", help="no compiled blocks")
+    asked.add_argument("--bf16", action="store_true", help="the braid in bfloat16 too")
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -175,7 +190,9 @@ def main() -> None:
         for rows in (1, 8) if size is SIZES[0] else (1,):
             for guidance in (1.0, 3.0):
                 repeats = 3 if options.quick else 5
-                results.append(measure(size, rows, guidance, repeats, compiled, options.threads))
+                results.append(
+                    measure(size, rows, guidance, repeats, compiled, options.bf16, options.threads)
+                )
     figures = [figure for found in results for figure in figures_of(found)]
     finish(
         options.json, "transfusion_sampling", figures, results, threads=options.threads, peer=PEER

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from braid.config import LoraConfig, TrainConfig
-from braid.data.rows import require
 from braid.errors import BraidError
 from braid.spaces import SymbolHead
 
@@ -96,6 +95,8 @@ def _add(model: nn.Module, config: LoraConfig) -> None:
     Within `config.within` nothing but the adapters learns. A layer that is frozen gets none, nor
     does a head of symbols: its rows are read piece by piece, and may be those of an embedding.
     """
+    from braid.data.rows import require
+
     peft = require("peft", "peft")
     inside = chosen(model, config.within, "train.lora.within")
     heads = {id(m.linear) for m in model.modules() if isinstance(m, SymbolHead)}

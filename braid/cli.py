@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from braid.codec_cli import app as codec_app
-from braid.startup import importing
+from braid.startup import importing, leave, put_off
 
 app = typer.Typer(
     name="braid",
@@ -129,6 +129,7 @@ def sample(
 ) -> None:
     """Generate from a text, a picture, or nothing."""
     with importing():
+        put_off()
         from braid import commands
 
     for line in commands.sample(
@@ -421,7 +422,10 @@ def main(arguments: list[str] | None = None) -> None:
         if explain is None:
             raise
         _fail(explain())
-    raise SystemExit(result if isinstance(result, int) else 0)
+    code = result if isinstance(result, int) else 0
+    if arguments is None and sys.argv[1:2] == ["sample"] and "torch" in sys.modules:
+        leave(code)  # the shortest command of all: its end is felt
+    raise SystemExit(code)
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from braid import adapting, checkpoints, compiling, config, quantisation, storage
+from braid import adapting, checkpoints, compiling, config, quantisation, startup, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
 from braid.errors import BraidError
-from braid.families import reading
 from braid.pipeline import Pipeline
 
 ASSETS = Path(__file__).parent / "assets"
@@ -79,15 +78,22 @@ def load(
         if offload:
             raise BraidError("blocks that come and go cannot be compiled; drop offload or compile")
         compiling.check(where)
-    folder = _local(path) or reading.find(
-        path,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
-    folder = find(path) if folder is None else folder  # says what is wrong
+    folder = _local(path)
+    if folder is None:
+        from braid.families import reading
+
+        folder = reading.find(
+            path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        folder = find(path) if folder is None else folder  # says what is wrong
     if not (folder / "experiment.json").is_file():
+        from braid.families import reading
+
+        startup.complete()  # other libraries' models are made on the meta device
         released = reading.load(folder, precision)
         laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
         return _pipeline(laid, released.experiment, folder, compile)

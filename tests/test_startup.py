@@ -1,11 +1,16 @@
-"""Imports of a command: the collector is away while they run, and what they made is kept."""
+"""Imports of a command: the collector is away while they run. Its end: nothing is lost by haste."""
 
 import gc
+import importlib.metadata
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from braid.startup import importing
+from braid.cli import main
+from braid.startup import KNOWN, importing, put_off
 
 
 @pytest.fixture
@@ -47,3 +52,105 @@ def test_a_collector_that_was_off_stays_off(fresh):
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def _left(body, **kwargs):
+    code = f"import atexit, sys\nfrom braid.startup import leave\n{body}"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return subprocess.run([sys.executable, "-c", code], text=True, env=env, **kwargs)
+
+
+def test_leaving_writes_what_was_printed_and_calls_what_waits_for_the_end():
+    body = """
+atexit.register(print, "at the end")
+print("printed", end=" ")
+print("told", file=sys.stderr, end="")
+leave(3)
+"""
+    done = _left(body, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "printed at the end\n", "told")
+
+
+def test_leaving_takes_nothing_down():
+    body = """
+class Kept:
+    def __del__(self):
+        print("taken down", flush=True)
+kept = Kept()
+leave()
+"""
+    done = _left(body, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
+def test_leaving_says_that_an_answer_could_not_be_written():
+    with Path("/dev/full").open("w") as full:
+        done = _left("print('lost')\nleave()", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr
+
+
+def _light(body):
+    """Run code where torch was imported without what can wait; return what it printed."""
+    code = f"from braid import startup\nstartup.put_off()\nimport sys, torch\n{body}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+known = pytest.mark.skipif(
+    not importlib.metadata.version("torch").startswith(KNOWN), reason="another version of torch"
+)
+WAITING = "print(*(type(sys.modules[name]).__name__ for name in startup.LATER))"
+
+
+@known
+def test_what_can_wait_waits_until_something_of_it_is_asked_for():
+    assert set(_light(WAITING)) == {"_Later"}
+    body = "print(torch.export.export.__name__, torch.export is sys.modules['torch.export'])"
+    assert _light(body) == ["export", "True"]
+
+
+@known
+def test_the_compiler_finds_all_of_torch():
+    """No tensor without numbers, which it computes with, is understood without what waited."""
+    body = """
+def mean(x):
+    return torch.nn.functional.scaled_dot_product_attention(x, x, x).mean()
+x = torch.ones(1, 1, 4, 4)
+print(float(torch.compile(mean, backend="aot_eager")(x)))
+"""
+    assert _light(body + WAITING) == ["1.0", "module", "module", "module"]
+
+
+@known
+def test_what_waits_can_be_fetched():
+    body = """
+startup.complete()
+x = torch.ones(1, 1, 4, 4, device="meta")
+print(torch.nn.functional.scaled_dot_product_attention(x, x, x).device)
+"""
+    assert _light(body + WAITING) == ["meta", "module", "module", "module"]
+
+
+def test_nothing_is_put_off_where_torch_is_there_or_unknown(monkeypatch):
+    import torch.export
+
+    put_off()
+    assert sys.modules["torch.export"] is torch.export
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr("braid.startup.KNOWN", ("no such version",))
+    put_off()
+    assert sys.modules["torch.export"] is torch.export
+
+
+def test_an_answer_is_the_same_whenever_torch_is_complete(capfd):
+    ask = ["sample", "mini", "how many objects are there?", "--to", "text", "--seed", "3"]
+    told = subprocess.run(
+        [sys.executable, "-m", "braid", *ask], capture_output=True, text=True, check=True
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(ask)
+    assert stop.value.code == 0
+    assert capfd.readouterr().out == told.stdout != ""

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from braid import storage
 from braid.config import Experiment
 
@@ -38,6 +36,8 @@ def write_card(
         license: id of a license as the Hub knows it; left out where None, for the user to choose.
         facts: what is known of the training, see `facts_of`.
     """
+    import yaml
+
     header: dict[str, Any] = {"library_name": "braid", "tags": tags(braid)}
     header |= {"pipeline_tag": tag} if (tag := pipeline_tag(braid)) else {}
     header |= {"license": license} if license else {}

@@ -67,7 +67,8 @@ def shell(name: str | Path) -> Codec:
     if header["kind"] not in CODECS:
         raise unknown("codec kind", header["kind"], CODECS)
     try:
-        codec = CODECS[header["kind"]](**header["config"])
+        with storage.undrawn():
+            codec = CODECS[header["kind"]](**header["config"])
     except TypeError as e:
         raise BraidError(f"codec {str(name)!r}: codec.json does not fit its kind: {e}") from e
     codec.card = header.get("card", {})
