@@ -79,6 +79,11 @@ def load(
             raise BraidError("blocks that come and go cannot be compiled; drop offload or compile")
         compiling.check(where)
     folder = _local(path)
+    if revision is not None and (folder is not None or Path(path).exists()):
+        raise BraidError(
+            f"revision {revision!r} is of a Hub id, owner/name; {str(path)!r} is a model here: "
+            "leave it out"
+        )
     if folder is None:
         from braid.families import reading
 

@@ -245,6 +245,13 @@ def test_a_model_of_the_hub_comes_from_the_cache_when_offline(tmp_path, monkeypa
         braid.load("someone/small", "cpu", revision="v3", cache_dir=tmp_path / "cache")
 
 
+def test_a_revision_is_refused_where_there_is_none(tmp_path):
+    source, _ = released(tmp_path / "model", "llama")
+    for here in ("mini", source):
+        with pytest.raises(BraidError, match="revision 'v2' is of a Hub id.*leave it out"):
+            braid.load(here, "cpu", revision="v2")
+
+
 # -- refusals name the culprit
 
 
