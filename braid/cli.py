@@ -340,9 +340,9 @@ def push(
 def recipes() -> None:
     """List recipes, paradigms, processes, samplers and modalities."""
     with importing():
-        from braid import commands
+        from braid import doctor_commands
 
-    commands.recipes()
+    doctor_commands.recipes()
 
 
 @app.command()
@@ -373,10 +373,10 @@ def doctor(
     Or explain a run, or plan one. Exits with 1 where a run's newest checkpoint is not sound.
     """
     with importing():
-        from braid import commands
+        from braid import doctor_commands
 
     if run is not None:
-        _finish(commands.doctor_run(run, json))
+        _finish(doctor_commands.doctor_run(run, json))
     elif plan:
         machine = {
             "gpus": gpus,
@@ -384,9 +384,9 @@ def doctor(
             "tflops": tflops,
             "utilisation": utilisation,
         }
-        commands.doctor_plan(what or "7b", settings or [], machine, json)
+        doctor_commands.doctor_plan(what or "7b", settings or [], machine, json)
     else:
-        commands.doctor(what, settings or [])
+        doctor_commands.doctor(what, settings or [])
 
 
 @app.callback(invoke_without_command=True)
