@@ -10,7 +10,7 @@ an environment of its own. A step is the loss, the gradient and a fused AdamW, a
 mixed braid and transfusion-pytorch start from lists of documents, which are laid out in the step.
 Both braids are also measured with their blocks compiled (`train.compile=true`; half a minute and a
 C++ compiler), unless --plain or --quick is given; with --bf16 there is the mixed braid under
-autocast too, for machines that multiply bfloat16. transfusion-pytorch stays in float32.
+autocast too, beside transfusion-pytorch in float32 and under autocast.
 
 The floor is the time that the step's operations need at the speed of one large matrix product,
 measured in the same run. Seconds of CPU are given too: they matter where a machine is shared.
@@ -199,13 +199,18 @@ def make_transfusion(size: Size) -> Any:
     )
 
 
-def transfusion_side(size: Size) -> tuple[Step, Any]:
-    """Return the step of transfusion-pytorch, and the model; runs in the peer's environment."""
+def transfusion_side(size: Size) -> tuple[dict[str, Step], Any]:
+    """Return steps of transfusion-pytorch by their name, and the model, in its environment."""
     model, shape = make_transfusion(size).train(), (size.side, size.side)
     documents = [
         [torch.randint(256, (size.text,)), torch.randn(*shape, 16)] for _ in range(size.rows)
     ]
-    return stepper(model, lambda: model(documents)), model
+
+    def half() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(documents)
+
+    return {"step": stepper(model, lambda: model(documents)), "bf16": stepper(model, half)}, model
 
 
 def timed(step: Step) -> tuple[float, float]:
@@ -216,11 +221,11 @@ def timed(step: Step) -> tuple[float, float]:
 
 
 def serve(size: Size) -> None:
-    """Answer each line of standard input with the times of a step."""
-    step, model = transfusion_side(size)
+    """Answer each line of standard input, the name of a step, with its times."""
+    steps, model = transfusion_side(size)
     print(f"@{parameters(model)}", flush=True)
-    for _ in sys.stdin:
-        wall, cpu = timed(step)
+    for line in sys.stdin:
+        wall, cpu = timed(steps[line.strip()])
         print(f"@{wall} {cpu}", flush=True)
 
 
@@ -245,6 +250,8 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
     runs: dict[str, Callable[[], tuple[float, ...]]]
     runs = {n: (lambda s=s: timed(s)) for n, s in steps.items()}
     runs["transfusion"] = lambda: remote.ask("step")
+    if bf16:
+        runs["transfusion bf16"] = lambda: remote.ask("bf16")
     times: dict[str, list[tuple[float, ...]]] = {n: [] for n in runs}
     for again in range(-2, repeats):  # the first two of each side are not counted
         for name, run in runs.items():
@@ -257,7 +264,8 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
     config = models["text"].transformer.config
     floor = work * flops_per_token(config, size.tokens, 257 * size.width)
     half = {"floor_bf16_cpu_seconds": floor / matrix_peak(bf16=True)} if bf16 else {}
-    sizes = {n: parameters(m) for n, m in models.items()} | {"transfusion": int(remote.greeting[0])}
+    sizes = {n: parameters(m) for n, m in models.items()}
+    sizes |= dict.fromkeys(("transfusion", "transfusion bf16"), int(remote.greeting[0]))
     sides = {}
     for name, pairs in times.items():
         wall, cpu = (statistics.median(x) for x in zip(*pairs, strict=True))
@@ -286,6 +294,7 @@ def measure(size: Size, repeats: int, compiled: bool, bf16: bool, threads: int) 
     for name in steps:
         if "bf16" in name:
             asked[f"transfusion / {name}"] = ("transfusion", name)
+            asked[f"transfusion bf16 / {name}"] = ("transfusion bf16", name)
     return {
         "size": asdict(size),
         "tokens": work,
@@ -334,7 +343,7 @@ def main() -> None:
     chosen = SIZES[:1] if options.quick else SIZES if options.large else SIZES[:2]
     results = []
     for size in chosen:
-        repeats = 3 if options.quick else 11 if size is SIZES[0] else 5
+        repeats = 3 if options.quick or size is SIZES[2] else 11 if size is SIZES[0] else 5
         results.append(measure(size, repeats, compiled, options.bf16, options.threads))
         report(results[-1])
     figures = [figure for found in results for figure in figures_of(found)]
@@ -345,15 +354,18 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
     """Return what is told of a size; the peer's time is ours times the median of the ratios."""
     size = found["size"]["name"]
     figures = []
+    plain, half, llama = "transfusion-pytorch", "transfusion-pytorch, bf16", "a plain Llama"
     for ours, peer_side, beside, aim in (
-        ("mixed", "transfusion / mixed", "transfusion-pytorch", 2.0),
-        ("mixed compiled", "transfusion / mixed compiled", "transfusion-pytorch", 2.0),
-        ("mixed bf16", "transfusion / mixed bf16", "transfusion-pytorch", 3.0),
-        ("mixed bf16 compiled", "transfusion / mixed bf16 compiled", "transfusion-pytorch", 3.0),
-        ("text", "text / llama", "a plain Llama", 1 / 1.1),
-        ("text compiled", "text compiled / llama", "a plain Llama", 1 / 1.1),
-        ("mixed", "mixed / llama", "a plain Llama", 1 / 1.1),
-        ("mixed compiled", "mixed compiled / llama", "a plain Llama", 1 / 1.1),
+        ("mixed", "transfusion / mixed", plain, 2.0),
+        ("mixed compiled", "transfusion / mixed compiled", plain, 2.0),
+        ("mixed bf16", "transfusion / mixed bf16", plain, 3.0),
+        ("mixed bf16", "transfusion bf16 / mixed bf16", half, None),
+        ("mixed bf16 compiled", "transfusion / mixed bf16 compiled", plain, 3.0),
+        ("mixed bf16 compiled", "transfusion bf16 / mixed bf16 compiled", half, None),
+        ("text", "text / llama", llama, 1 / 1.1),
+        ("text compiled", "text compiled / llama", llama, 1 / 1.1),
+        ("mixed", "mixed / llama", llama, 1 / 1.1),
+        ("mixed compiled", "mixed compiled / llama", llama, 1 / 1.1),
     ):
         if ours not in found["sides"]:
             continue

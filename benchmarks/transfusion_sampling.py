@@ -8,8 +8,8 @@ evaluation is then two passes) and without. Random weights; whole calls of each 
 sampler, by turns, in a process each; medians of processor time. The braid is measured with its
 blocks compiled too (`braid.load(..., compile=True)`; needs a C++ compiler), unless --plain or
 --quick is given; with --bf16 there is the braid in bfloat16 too (`--dtype bfloat16`), for machines
-that multiply it. transfusion-pytorch is installed into an environment of its own, in float32, and
-uses its key-value cache.
+that multiply it, and transfusion-pytorch under autocast. That one is installed into an environment
+of its own, and uses its key-value cache.
 
 Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
 operations of all passes at the speed of a large matrix product.
@@ -22,6 +22,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,12 +68,12 @@ def braid_side(
 
 
 def transfusion_side(size: Size, rows: int, guidance: float) -> tuple[Any, int, Any]:
-    """Return the same of transfusion-pytorch; runs in the peer's environment."""
+    """Return the same of transfusion-pytorch, in its environment; what draws is told how."""
     model = make_transfusion(size).eval()
     prompts = [[torch.randint(256, (size.text,))] for _ in range(rows)]
 
-    def run() -> None:
-        with torch.no_grad():
+    def run(how: str = "run") -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=how == "bf16"):
             model.sample_many(
                 prompts,
                 force_modality_at_start=(0, (size.side, size.side)),
@@ -87,14 +88,14 @@ def transfusion_side(size: Size, rows: int, guidance: float) -> tuple[Any, int, 
 
 
 def serve(size: Size, rows: int, guidance: float) -> None:
-    """Answer each line of standard input with the times of a run."""
+    """Answer each line of standard input, "run" or "bf16", with the times of a run."""
     from loguru import logger  # type: ignore[import-not-found]
 
     logger.remove()
     run, calls, model = transfusion_side(size, rows, guidance)
     print(f"@{parameters(model)} {calls}", flush=True)
-    for _ in sys.stdin:
-        print("@{} {}".format(*timed(run)), flush=True)
+    for line in sys.stdin:
+        print("@{} {}".format(*timed(partial(run, line.strip()))), flush=True)
 
 
 def measure(
@@ -124,6 +125,8 @@ def measure(
     if calls != theirs:
         raise RuntimeError(f"{calls} evaluations against {theirs}: nothing to compare")
     runs["transfusion"] = lambda: remote.ask("run")
+    if bf16:
+        runs["transfusion bf16"] = lambda: remote.ask("bf16")
     times: dict[str, list[float]] = {name: [] for name in runs}
     for again in range(-1, repeats):  # the first is not counted
         for name, one in runs.items():
@@ -142,11 +145,12 @@ def measure(
         "parameters": {"braid": parameters(model), "transfusion": found},
         "cpu_seconds": {n: statistics.median(x) for n, x in times.items()},
         "ratios": {
-            name: statistics.median(
-                b / a for a, b in zip(times[name], times["transfusion"], strict=True)
+            f"{peers} / {name}": statistics.median(
+                b / a for a, b in zip(times[name], times[peers], strict=True)
             )
-            for name in times
-            if name != "transfusion"
+            for name in ours
+            for peers in ("transfusion", "transfusion bf16")
+            if peers in times and ("bf16" in peers) <= ("bf16" in name)
         },
         "floor_seconds": work / matrix_peak(),
         **({"floor_bf16_seconds": work / matrix_peak(bf16=True)} if bf16 else {}),
@@ -156,18 +160,22 @@ def measure(
 def figures_of(found: dict[str, Any]) -> list[Figure]:
     """Return what is told of a measurement."""
     guided = "" if found["guidance"] == 1 else ", guided"
-    return [
-        Figure(
-            f"{found['rows']} pictures of {found['size']}{guided}{name.removeprefix('braid')}",
-            found["cpu_seconds"][name],
-            "s",
-            found["cpu_seconds"][name] * ratio,
-            "transfusion-pytorch",
-            found["floor_bf16_seconds" if "bf16" in name else "floor_seconds"],
-            aim=3.0,
+    figures = []
+    for both, ratio in found["ratios"].items():
+        peers, name = both.split(" / ")
+        half = "bf16" in peers
+        figures.append(
+            Figure(
+                f"{found['rows']} pictures of {found['size']}{guided}{name.removeprefix('braid')}",
+                found["cpu_seconds"][name],
+                "s",
+                found["cpu_seconds"][name] * ratio,
+                "transfusion-pytorch" + ", bf16" * half,
+                found["floor_bf16_seconds" if "bf16" in name else "floor_seconds"],
+                aim=None if half else 3.0,
+            )
         )
-        for name, ratio in found["ratios"].items()
-    ]
+    return figures
 
 
 def main() -> None:
