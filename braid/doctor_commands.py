@@ -72,6 +72,10 @@ def doctor(what: str | None = None, settings: Sequence[str] = ()) -> None:
             for name in ("sklearn", "matplotlib", "datasets", "transformers")
         ),
     }
+    if accelerator is None:
+        share = _half_share()
+        advice = "try train.precision=bfloat16, --dtype bfloat16" if share < 0.7 else "keep float32"
+        lines["bfloat16"] = f"a product takes {share:.2g} of its time in float32: {advice}"
     if importlib.util.find_spec("torchvision") and accelerator is None:
         lines["warning"] = (
             "torchvision is installed; with a CPU build of torch it breaks imports of other "
@@ -81,6 +85,21 @@ def doctor(what: str | None = None, settings: Sequence[str] = ()) -> None:
         console.print(f"{name:12} {text}", highlight=False, soft_wrap=True)
     if what is not None:
         _try(what, settings, console)
+
+
+def _half_share(size: int = 512) -> float:
+    """Return the time of a product in bfloat16 over that in float32 on the CPU, best of three."""
+    import torch
+
+    spent: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(size, size, dtype=dtype)
+        for _ in range(3):
+            began = time.perf_counter()
+            a @ a
+            took = time.perf_counter() - began
+            spent[dtype] = min(took, spent.get(dtype, took))
+    return spent[torch.bfloat16] / spent[torch.float32]
 
 
 def doctor_run(run: Path, as_json: bool = False) -> int:

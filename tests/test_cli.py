@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PIL
 
 import braid
@@ -181,6 +183,12 @@ def test_recipes_lists_every_name(capsys):
 def test_doctor_says_what_this_machine_can_do(capsys):
     out = said(capsys, "doctor")
     assert all(word in out for word in ("python", "torch", "processor", "accelerator"))
+    told = re.search(r"bfloat16 +a product takes (\S+) of its time in float32: (try|keep)", out)
+    if torch.accelerator.is_available():
+        assert told is None
+    else:
+        assert told is not None
+        assert (float(told[1]) < 0.7) == (told[2] == "try")
 
 
 @pytest.mark.parametrize("paradigm", models.NAMES)
