@@ -9,8 +9,9 @@ heads, feed-forward layer, symbols and tokens; and transfusion-pytorch with as m
 an environment of its own. A step is the loss, the gradient and a fused AdamW, all in float32; the
 mixed braid and transfusion-pytorch start from lists of documents, which are laid out in the step.
 Both braids are also measured with their blocks compiled (`train.compile=true`; half a minute and a
-C++ compiler), unless --plain or --quick is given; with --bf16 there is the mixed braid under
-autocast too, beside transfusion-pytorch in float32 and under autocast.
+C++ compiler), unless --plain or --quick is given. Where the processor multiplies bfloat16, or with
+--bf16, there is the mixed braid under autocast too, beside transfusion-pytorch in float32 and under
+autocast.
 
 The floor is the time that the step's operations need at the speed of one large matrix product,
 measured in the same run. Seconds of CPU are given too: they matter where a machine is shared.
@@ -28,7 +29,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from figures import Figure, finish, matrix_peak, parser
+from figures import Figure, finish, matrix_peak, multiplies_bf16, parser
 from peers import Remote, peer
 
 PEER = "transfusion-pytorch==0.20.0"
@@ -331,7 +332,7 @@ def main() -> None:
     asked = parser(__doc__, "the smallest size, few steps")
     asked.add_argument("--large", action="store_true", help="82M parameters too")
     asked.add_argument("--plain", action="store_true", help="no compiled blocks")
-    asked.add_argument("--bf16", action="store_true", help="the mixed braid in bfloat16 too")
+    asked.add_argument("--bf16", action="store_true", help="bfloat16 in any case")
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked.add_argument("--serve", help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -340,11 +341,12 @@ def main() -> None:
         serve(next(s for s in SIZES if s.name == options.serve))
         return
     compiled = not (options.plain or options.quick)
+    bf16 = options.bf16 or not options.quick and multiplies_bf16()
     chosen = SIZES[:1] if options.quick else SIZES if options.large else SIZES[:2]
     results = []
     for size in chosen:
         repeats = 3 if options.quick or size is SIZES[2] else 11 if size is SIZES[0] else 5
-        results.append(measure(size, repeats, compiled, options.bf16, options.threads))
+        results.append(measure(size, repeats, compiled, bf16, options.threads))
         report(results[-1])
     figures = [figure for found in results for figure in figures_of(found)]
     finish(options.json, "train_step", figures, results, threads=options.threads, peer=PEER)

@@ -7,9 +7,9 @@ Both sides read 32 words, and draw a picture in 16 network evaluations, with gui
 evaluation is then two passes) and without. Random weights; whole calls of each side's public
 sampler, by turns, in a process each; medians of processor time. The braid is measured with its
 blocks compiled too (`braid.load(..., compile=True)`; needs a C++ compiler), unless --plain or
---quick is given; with --bf16 there is the braid in bfloat16 too (`--dtype bfloat16`), for machines
-that multiply it, and transfusion-pytorch under autocast. That one is installed into an environment
-of its own, and uses its key-value cache.
+--quick is given. Where the processor multiplies bfloat16, or with --bf16, there is the braid in it
+too (`--dtype bfloat16`), beside transfusion-pytorch in float32 and under autocast. That one is
+installed into an environment of its own, and uses its key-value cache.
 
 Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
 operations of all passes at the speed of a large matrix product.
@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from figures import Figure, finish, matrix_peak, parser
+from figures import Figure, finish, matrix_peak, multiplies_bf16, parser
 from peers import Remote, peer
 from train_step import PEER, SIZES, Size, make_braid, make_transfusion, parameters, timed
 
@@ -182,7 +182,7 @@ def main() -> None:
     """Measure, print and write."""
     asked = parser(__doc__, "the smallest size, few runs")
     asked.add_argument("--plain", action="store_true", help="no compiled blocks")
-    asked.add_argument("--bf16", action="store_true", help="the braid in bfloat16 too")
+    asked.add_argument("--bf16", action="store_true", help="bfloat16 in any case")
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -193,13 +193,14 @@ def main() -> None:
         serve(next(s for s in SIZES if s.name == name), int(rows), float(guidance))
         return
     compiled = not (options.plain or options.quick)
+    bf16 = options.bf16 or not options.quick and multiplies_bf16()
     results = []
     for size in SIZES[:1] if options.quick else SIZES[:2]:
         for rows in (1, 8) if size is SIZES[0] else (1,):
             for guidance in (1.0, 3.0):
                 repeats = 3 if options.quick else 5
                 results.append(
-                    measure(size, rows, guidance, repeats, compiled, options.bf16, options.threads)
+                    measure(size, rows, guidance, repeats, compiled, bf16, options.threads)
                 )
     figures = [figure for found in results for figure in figures_of(found)]
     finish(

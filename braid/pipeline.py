@@ -235,7 +235,9 @@ class Pipeline:
         seeds = range(len(documents)) if seeds is None else seeds
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
-        before: list[Known | Opening] = [Known(s.modality, [s.tokens]) for s in self._opening]
+        before: list[Known | Opening] = [
+            Known(s.modality, [s.tokens], stays=True) for s in self._opening
+        ]
         read = [before + self._read(d) for d in documents]
         groups: dict[tuple, list[int]] = {}
         for i, parts in enumerate(read):
@@ -244,7 +246,7 @@ class Pipeline:
         def job(chunk: list[int]) -> Job[list[Parts]]:
             stacked = [_stack([read[i][k] for i in chunk]) for k in range(len(read[chunk[0]]))]
             same = options[chunk[0]]
-            samplers = self._samplers(stacked, sampler, same.steps, same.temperature)
+            samplers = self._samplers(stacked, sampler, same.steps, same.temperature, cache)
             frames: list[Frame] = []
             seen = _watch(callback, watch, frames if trajectory else None, len(before))
             keys = torch.tensor([_root(seeds[i]) for i in chunk])
@@ -522,6 +524,11 @@ class Pipeline:
             raise BraidError(
                 f"the draft has {len(draft)} tokens, the hole {n}; give the hole the draft's size"
             )
+        if hole.start == 0 and hole.keep is None:
+            raise BraidError(
+                "nothing of the hole's draft would be used; hold parts of it with keep=..., or "
+                "refine it with start above 0"
+            )
         keep = None if hole.keep is None else _mask(hole.keep, shape, hole.modality)
         return Opening(
             hole.modality, shape, draft[None], None if keep is None else keep[None], hole.start
@@ -533,6 +540,7 @@ class Pipeline:
         sampler: Sampler | str | Mapping[str, Any] | None,
         steps: int | None,
         temperature: float | None,
+        cache: BlockCache | None = None,
     ) -> dict[int, Sampler]:
         """Return the sampler of each hole, with the options of this call."""
         given = sampler
@@ -551,6 +559,11 @@ class Pipeline:
                 chosen, used = given, True
             wanted = {"steps": steps, "temperature": temperature, "start": part.start or None}
             names = {f.name for f in dataclasses.fields(chosen)}
+            if getattr(chosen, "start", 0) and not part.start:
+                raise BraidError(
+                    f"{chosen} of {part.modality!r} has no draft to start from; leave its start "
+                    "at 0, and refine a draft with Hole(draft=..., start=...)"
+                )
             if part.start and "start" not in names:
                 raise BraidError(
                     f"{part.modality!r} is generated token by token, so a draft of it cannot be "
@@ -559,6 +572,8 @@ class Pipeline:
             out[i] = dataclasses.replace(
                 chosen, **{k: v for k, v in wanted.items() if v is not None and k in names}
             )
+            if cache is not None:
+                cache.check(self.braid, part.modality, out[i])
         if not used and given is not None:
             first = next(p for p in parts if isinstance(p, Opening))
             process = self.braid.strand(first.modality).process
@@ -597,7 +612,7 @@ def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
 def _form(part: Known | Opening) -> tuple:
     """Return what parts must share to run together."""
     if isinstance(part, Known):
-        return ("known", part.modality)
+        return ("known", part.modality, part.stays)
     return ("hole", part.modality, part.shape, part.start, part.draft is None, part.keep is None)
 
 
@@ -606,7 +621,7 @@ def _stack(parts: Sequence[Known | Opening]) -> Known | Opening:
     if isinstance(first, Known):
         known = [p for p in parts if isinstance(p, Known)]
         shapes = [s for p in known for s in p.shapes or ()]
-        return Known(first.modality, [p.tokens[0] for p in known], shapes)
+        return Known(first.modality, [p.tokens[0] for p in known], shapes, first.stays)
     holes = [p for p in parts if isinstance(p, Opening)]
     draft = (
         None if first.draft is None else torch.cat([h.draft for h in holes if h.draft is not None])

@@ -35,8 +35,9 @@ TITLES = {
 HEAD = """# Speed
 
 Written by `python docs/make_speed.py` from [benchmarks/results](../benchmarks/results); not by
-hand. `make bench` measures all of it again on a CPU, and `benchmarks/gpu.sh` on a GPU; each section
-is one script in [benchmarks](../benchmarks), whose first lines say what is timed and how.
+hand. `make bench` measures all of it again on a CPU but for the step of 82M parameters (`--large`),
+and `benchmarks/gpu.sh` on a GPU; each section is one script in [benchmarks](../benchmarks), whose
+first lines say what is timed and how. Figures in bfloat16 are from a processor that multiplies it.
 
 **x** is how many times better a figure is than the other side of the same, interleaved run; above
 1 is better, and **aim** is what was aimed at. **Limit** is what the machine would allow: the

@@ -150,6 +150,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "start below 0": (lambda: pipe()([Hole("image", draft=picture(), start=-0.1)]), "out of range"),
     "start alone": (lambda: pipe()([Hole("image", start=0.5)]), "needs a draft"),
+    "a draft that nothing uses": (
+        lambda: pipe()([Hole("image", draft=picture())]),
+        "nothing of the hole's draft would be used",
+    ),
+    "a sampler's start alone": (
+        lambda: pipe()([Hole("image")], sampler={"kind": "jump", "start": 0.9}),
+        "has no draft to start from",
+    ),
     "keep alone": (lambda: pipe()([Hole("image", keep=np.ones((4, 4)))]), "needs a draft"),
     "keep of another shape": (
         lambda: pipe()([Hole("image", draft=picture(), keep=np.ones((3, 3), bool))]),

@@ -17,6 +17,7 @@ from torch import Tensor
 from braid.braid import Braid
 from braid.errors import BraidError, unknown
 from braid.generation.context import Context, Place, Reading, RereadContext, Transform
+from braid.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class BlockCache:
     """Makes contexts that read a document again only when a block begins.
 
     Serves masked decoding block by block (`Confidence(size_of_block=...)`) of symbols that are
-    predicted at their own place; all else is read exactly.
+    predicted at their own place; all else is read exactly. The rows of a batch share the moments at
+    which everything is read, so what one row gets may depend on the others.
 
     Attributes:
         block: tokens of a block, as the sampler's size_of_block.
@@ -59,6 +61,22 @@ class BlockCache:
         refresh = int(numbers[1]) if len(numbers) == 2 else None
         return BlockCache(int(numbers[0]), kind, refresh)  # type: ignore[arg-type]
 
+    def check(self, braid: Braid, name: str, sampler: Sampler) -> None:
+        """Refuse a sampler that uncovers symbols outside of the block at hand.
+
+        It would draw them from predictions that know nothing of what has been drawn since.
+
+        Raises:
+            BraidError: the strand's symbols would be read approximately, and not block by block.
+        """
+        if braid.rule.cacheable or not _masked(braid, name):
+            return
+        if getattr(sampler, "size_of_block", None) != self.block:
+            raise BraidError(
+                f"a cache of blocks of {self.block} does not serve {sampler} of {name!r}; give "
+                f"sampler=Confidence(size_of_block={self.block}), or no cache"
+            )
+
     def __call__(self, braid: Braid, rows: int, transform: Transform | None = None) -> Context:
         """Make a context of so many rows; the exact one where finished spans never look forward."""
         from braid.generation.context import make
@@ -66,6 +84,13 @@ class BlockCache:
         if braid.rule.cacheable:
             return make(braid, rows, transform)
         return _BlockContext(braid, rows, transform, self)
+
+
+def _masked(braid: Braid, name: str) -> bool:
+    """Whether a strand's symbols are masked and predicted at their own place, time untold."""
+    strand = braid.strand(name)
+    masked = getattr(getattr(strand.process, "path", None), "masked", False)
+    return masked and not strand.shift and not braid.transformer.config.adaln
 
 
 class _BlockContext(RereadContext):
@@ -90,8 +115,7 @@ class _BlockContext(RereadContext):
     def predict(self, name: str, x: Tensor, time: Tensor, place: Place) -> Tensor:
         """Predict; only what stands in the block at hand is up to date."""
         strand = self.braid.strand(name)
-        masked = getattr(getattr(strand.process, "path", None), "masked", False)
-        if strand.shift or not masked or self.braid.transformer.config.adaln:
+        if not _masked(self.braid, name):
             return super().predict(name, x, time, place)
         now = self._now(x, strand.modality.space.size)  # type: ignore[union-attr]
         of = (name, now.start, len(self.chunks))

@@ -15,7 +15,7 @@ from braid.generation.context import Context, Place, make
 from braid.generation.guidance import combine
 from braid.processes import Process
 from braid.randomness import Keys, derive
-from braid.samplers import Sampler
+from braid.samplers import Sampler, Stepped
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Known:
         modality: name of the strand that reads it.
         tokens: [n, ...] of each row.
         shapes: shape of each row's span; None takes the modality's.
+        stays: guidance does not withhold it: it opens every document, without a prompt too.
     """
 
     modality: str
     tokens: list[Tensor]
     shapes: list[tuple[int, ...]] | None = None
+    stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,13 @@ class _Block:
         modality: name of the strand.
         tokens: [B, n, ...].
         place: where they stand.
+        stays: guidance withholds them nowhere.
     """
 
     modality: str
     tokens: Tensor
     place: Place
+    stays: bool = False
 
 
 class _Generation:
@@ -217,7 +221,9 @@ class _Generation:
         Among the rows without other parts it stands at `alone` [B, n, 3]; None withholds it there.
         """
         name, tokens, place = block.modality, block.tokens, block.place
-        if self.guided and alone is None:
+        if self.guided and block.stays:
+            place, tokens = place.twice(), torch.cat([tokens, tokens])
+        elif self.guided and alone is None:
             instead = self.braid.strand(name).modality.withheld(tokens)
             if instead is None:
                 place = place.twice(valid=torch.zeros_like(place.valid))
@@ -253,7 +259,7 @@ class _Generation:
         device = self.braid.device
         tokens, valid, position = tokens.to(device), valid.to(device), position.to(device)
         position[..., 0] += offset[:, None]
-        block = _Block(part.modality, tokens, Place(i, position, valid))
+        block = _Block(part.modality, tokens, Place(i, position, valid), part.stays)
         self._commit(context, block)
         self.finished_blocks.append(block)
         self.out.tokens[i], self.out.used[i] = tokens, valid
@@ -271,9 +277,12 @@ class _Generation:
         if process is None or strand.sampler is None:
             raise BraidError(f"modality {hole.modality!r} is read only here; it cannot fill a hole")
         sampler = self.samplers.get(i, strand.sampler)
+        if hole.start and isinstance(sampler, Stepped):
+            sampler = replace(sampler, start=hole.start)
         stands = self.guided and self._stands()
         keys = derive(self.keys, "part", i)
         grid = modality.positions(hole.shape).to(self.braid.device)
+        opened = sum((b.place.valid.sum(1) for b in self.finished_blocks if b.stays), 0 * offset)
         done, total = 0, len(hole)
         alive = torch.ones(self.rows, dtype=torch.bool, device=self.braid.device)
         left = self.rows  # how many are alive
@@ -286,8 +295,8 @@ class _Generation:
             valid = alive[:, None].expand(-1, n)
             position = grid[at].expand(self.rows, -1, -1)
             here = Place(i, position + _along(offset), valid)
-            # with nothing before it a part begins where a document does
-            alone = here.position if stands else position
+            # with nothing before it a part begins where a document does, after its opening
+            alone = here.position if stands else position + _along(opened)
             # rows that have ended leave, unless something reads them later or watches them
             if last and self.watch is None and 4 * left <= 3 * len(rows):
                 stay = alive[rows].nonzero()[:, 0]

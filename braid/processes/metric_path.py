@@ -24,6 +24,9 @@ from braid.processes.paths import Path
 from braid.processes.process import each
 from braid.randomness import Keys, Rng, bits, uniform
 
+LATEST = 1 - 1e-6
+"""Latest time at which beta, infinite at 1, is taken."""
+
 _SMALL = 1 << 20  # distances that are kept in a table: those of 1024 symbols
 _COST = 16  # symbols of a pass over all of them that take as long as a proposal, where a row is
 _NARROW = 64  # of at most so many numbers
@@ -186,21 +189,23 @@ class MetricPath(Path):
             )
 
     def probabilities(self, clean: Tensor, time: Tensor, size: int) -> Tensor:
-        """Return p_t(x | x1)."""
+        """Return p_t(x | x1); at time 1 all of it is on x1."""
         self._check(size)
-        beta = self.beta(time).expand(clean.shape)[..., None]
-        return torch.softmax(-beta * self.distances(clean, beta), -1)
+        time = time.expand(clean.shape)[..., None]
+        beta = self.beta(time.clamp(max=LATEST))
+        p = torch.softmax(-beta * self.distances(clean, beta), -1)
+        return torch.where(time >= 1, F.one_hot(clean, size).to(p.dtype), p)
 
     def derivative(self, clean: Tensor, time: Tensor, size: int) -> Tensor:
         """Return p_t beta' (E[d] - d)."""
         p, d = self.probabilities(clean, time, size), self.distances(clean, time)
-        rate = self.beta_rate(time).expand(clean.shape)[..., None]
+        rate = self.beta_rate(time.clamp(max=LATEST)).expand(clean.shape)[..., None]
         return p * rate * ((p * d).sum(-1, keepdim=True) - d)
 
     def velocity(self, noisy: Tensor, clean: Tensor, time: Tensor, size: int) -> Tensor:
         """Return the rates out of `noisy`."""
         p, d = self.probabilities(clean, time, size), self.distances(clean, time)
-        rate = self.beta_rate(time).expand(clean.shape)[..., None]
+        rate = self.beta_rate(time.clamp(max=LATEST)).expand(clean.shape)[..., None]
         z = noisy[..., None]
         u = p * rate * (d.gather(-1, z) - d).clamp(min=0)
         return u.scatter(-1, z, 0).scatter_add(-1, z, -u.sum(-1, keepdim=True))
@@ -209,7 +214,7 @@ class MetricPath(Path):
         """Draw x ~ p_t(. | clean); at time 1 it is clean."""
         self._check(size)
         time = each(time, clean).expand(clean.shape)
-        beta = self.beta(time.clamp(max=1 - 1e-6).float()).flatten()
+        beta = self.beta(time.clamp(max=LATEST).float()).flatten()
         mark, x1 = uniform(rng, tuple(clean.shape)).flatten(), clean.flatten()
         if not self._tries:
             return torch.where(time >= 1, clean, self._drawn(x1, beta, mark).view_as(clean))
@@ -378,7 +383,7 @@ def _limit(path: MetricPath) -> float:
 def _travelled(path: MetricPath) -> tuple[np.ndarray, np.ndarray]:
     size = len(path.table)
     clean = torch.linspace(0, size - 1, min(size, 64)).long()
-    time = torch.linspace(0, 1 - 1e-6, 257, dtype=torch.float64)
+    time = torch.linspace(0, LATEST, 257, dtype=torch.float64)
     d = path.distances(clean, time)
     left = torch.stack([(torch.softmax(-b * d, -1) * d).sum(-1).mean() for b in path.beta(time)])
     return time.numpy(), (1 - left / left[0]).cummax(0).values.numpy()

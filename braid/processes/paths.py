@@ -7,6 +7,7 @@ sum to zero: velocity(...)[i, x] is the rate of jumping from noisy[i] to x.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -71,13 +72,15 @@ class Path:
         self, steps: int, start: float, spacing: Literal["time", "distance"], size: int
     ) -> list[float]:
         """Return steps + 1 times from `start` to 1, uniform in time or in distance travelled."""
+        even = [start + (1 - start) * i / steps for i in range(steps)] + [1.0]
         if spacing == "time":
-            return [start + (1 - start) * i / steps for i in range(steps)] + [1.0]
+            return even
         fine = torch.linspace(start, 1, 2049, dtype=torch.float64)
         covered = self.progress(fine, size).numpy()
         marks = np.linspace(covered[0], covered[-1], steps + 1)
-        times = np.interp(marks, covered, fine.numpy())
-        return [start, *(float(t) for t in times[1:-1]), 1.0]
+        times = [start, *np.interp(marks, covered, fine.numpy())[1:-1].tolist(), 1.0]
+        # where no distance is left but rounding, times would fall together, or be none at all
+        return times if all(t < s for t, s in itertools.pairwise(times)) else even
 
 
 @dataclass(frozen=True)

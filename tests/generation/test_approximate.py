@@ -72,6 +72,14 @@ def test_refreshed_at_every_prediction_it_is_exact():
     assert exact[1].tobytes() == cached[1].tobytes()
 
 
+@pytest.mark.parametrize("sampler", [None, "jump", {"kind": "confidence", "size_of_block": 2}])
+def test_a_sampler_that_leaves_the_block_at_hand_is_refused(sampler):
+    with pytest.raises(
+        BraidError, match="blocks of 4 does not serve .*of 'image'.*size_of_block=4"
+    ):
+        models.pipeline("mmada")(["row", Hole("image")], sampler=sampler, cache="dual:4")
+
+
 @pytest.mark.parametrize("paradigm", ["fudoki", "chameleon"])
 def test_what_it_does_not_serve_is_exact(paradigm):
     pipe = models.pipeline(paradigm)

@@ -23,7 +23,7 @@ from braid.generation import (
     RereadContext,
     generate,
 )
-from braid.layout import Document
+from braid.layout import Document, Span
 from braid.randomness import Keys
 from braid.samplers import Confidence, suitable
 from tests.laws import models
@@ -352,8 +352,10 @@ def believed(
     batch = models.packed(braid, [[document]])
     name = document[-1].modality
     tokens, times = dict(batch.tokens), {n: torch.ones(len(x)) for n, x in batch.tokens.items()}
-    tokens[name], times[name] = state, time
-    prediction = braid(tokens, times, batch.layout)[name]
+    n = len(tokens[name]) - len(state)  # those of spans before the last
+    tokens[name], times[name] = torch.cat([tokens[name][:n], state]), times[name].clone()
+    times[name][n:] = time
+    prediction = braid(tokens, times, batch.layout)[name][n:]
     return braid.strand(name).process.belief(prediction, state, float(time.min()))
 
 
@@ -381,6 +383,40 @@ def test_a_belief_is_what_training_would_predict(paradigm, name, guidance, held)
         expected = believed(built, document, f.state[0], time)
         free = ~keep[0]
         torch.testing.assert_close(f.belief[0][free], expected[free], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("paradigm", "name"), models.CASES)
+def test_without_its_prompt_a_document_still_has_its_opening(paradigm, name):
+    """Training without prompts (data.drop) keeps what every document begins with."""
+    built = pipe(paradigm).braid
+    opening = Span("text", torch.tensor([1, 2]), target=False)
+    prompt, last = models.pair(built, name, n=3)[0], models.pair(built, name)[1]
+    parts = [
+        Known("text", [opening.tokens], stays=True),
+        Known(prompt.modality, [prompt.tokens]),
+        Opening(name, last.shape),
+    ]
+    frames: list[Frame] = []
+    out = generate(built, parts, Keys.of(0, 1).key, guidance=0.0, watch=frames.append)
+    done = out.tokens[-1][0]
+    if built.strand(name).causal:
+        last = replace(last, tokens=done, shape=(len(done),) if name == "text" else (2, 2))
+        beliefs = believed(built, [opening, last], done, torch.ones(len(done)))
+        assert torch.equal(torch.cat([f.belief[0] for f in frames]), beliefs)
+    for f in frames if built.strand(name).process.block(4) == 4 else []:
+        expected = believed(built, [opening, last], f.state[0], torch.full((4,), f.time))
+        torch.testing.assert_close(f.belief[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pipeline_withholds_the_prompt_and_not_the_opening():
+    first = models.pipeline("mmada")
+    first.braid.strand("text").modality.opening = torch.tensor([1, 2])
+    made = Pipeline(first.braid, first.experiment)
+    frames: list[Frame] = []
+    made.batch([[Hole("image")]], watch=frames.append)
+    made.batch([["row two", Hole("image")]], guidance=0.0, watch=frames.append)
+    alone, prompted = (f.belief for f in frames if f.time == 0)  # of the same state, all masked
+    assert torch.equal(alone, prompted)
 
 
 @pytest.mark.parametrize(("paradigm", "name"), models.CASES)

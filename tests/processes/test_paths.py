@@ -368,3 +368,25 @@ def test_a_jump_is_that_of_the_dense_formula_with_the_same_uniforms(path):
     goal = (weight.cumsum(-1) <= (alike * weight.sum(-1))[:, None]).sum(-1)
     expected = torch.where(u < 1 - torch.exp(-rate), goal, noisy)
     assert (path.jump(noisy, clean, t, s, Keys(keys.key), V) == expected).all()
+
+
+# the end
+
+
+def test_a_metric_path_ends_at_its_symbol_and_stays():
+    path, clean = MetricPath(torch.randn(5, 3, dtype=torch.float64)), torch.arange(5)
+    one = torch.ones(5, dtype=torch.float64)
+    assert torch.equal(path.probabilities(clean, one, 5), torch.eye(5, dtype=torch.float64))
+    assert torch.equal(path.velocity(clean, clean, one, 5), torch.zeros(5, 5, dtype=torch.float64))
+    assert torch.equal(path.derivative(clean, one, 5).abs().sum(), torch.tensor(0.0).double())
+
+
+@pytest.mark.parametrize(
+    ("table", "start"), [(torch.eye(64), 0.8), (torch.eye(64), 0.5), (torch.randn(1, 3), 0.0)]
+)
+def test_times_increase_even_where_no_distance_is_left(table, start):
+    """Times that fall together would leave all steps but one to a time that is never trained."""
+    times = MetricPath(table).grid(5, start, "distance", len(table))
+    assert times[0] == start
+    assert times[-1] == 1
+    assert all(t < s for t, s in itertools.pairwise(times))
