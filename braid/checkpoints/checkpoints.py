@@ -105,7 +105,7 @@ class Checkpoints:
         if error is not None:
             raise error
 
-    def load(self, tensors: Tensors) -> dict[str, Any] | None:
+    def load(self, tensors: Tensors, every: int = 1) -> dict[str, Any] | None:
         """Fill tensors in place from the newest sound checkpoint; all ranks call it.
 
         All of a checkpoint's files are verified before any is used, and those that are passed over
@@ -113,6 +113,7 @@ class Checkpoints:
 
         Args:
             tensors: group -> name -> tensor, as they were saved.
+            every: take only checkpoints whose step is a multiple of this.
 
         Returns:
             the state that was saved with them; None if there is no checkpoint at all.
@@ -121,7 +122,8 @@ class Checkpoints:
             BraidError: no checkpoint is sound, or it belongs to another experiment.
         """
         self._join()
-        found = self.world.tell([n for n, _ in reversed(storage.steps(self.folder))])
+        steps = reversed(storage.steps(self.folder))
+        found = self.world.tell([n for n, _ in steps if n % every == 0])
         passed = []
         for step in found:
             path = self._path(step)

@@ -27,6 +27,7 @@ class State:
         rollbacks: how often the run went back to a checkpoint.
         matched: the last matching loss.
         norms: recent gradient norms, where spikes are looked for.
+        bad_in_row: bad steps since the last good one.
     """
 
     step: int = 0
@@ -38,11 +39,13 @@ class State:
     rollbacks: int = 0
     matched: float | None = None
     norms: list[float] = field(default_factory=list)
+    bad_in_row: int = 0
 
     @staticmethod
     def of(value: Mapping[str, Any]) -> State:
         """Make a state from JSON."""
-        if value.keys() != {f.name for f in fields(State)}:
+        # checkpoints of earlier versions do not count bad steps
+        if {"bad_in_row", *value} != {f.name for f in fields(State)}:
             raise BraidError(
                 f"a checkpoint's state has the keys {sorted(value)}; it was written by another "
                 "version of braid"

@@ -21,14 +21,17 @@ class Guard:
         bad_in_row: bad steps since the last good one.
     """
 
-    def __init__(self, spike: float | None = None, norms: Sequence[float] = ()) -> None:
+    def __init__(
+        self, spike: float | None = None, norms: Sequence[float] = (), bad_in_row: int = 0
+    ) -> None:
         """Make a guard.
 
         Args:
             spike: deviations above the median of recent norms that are too many; None is no limit.
             norms: recent norms of a run that goes on.
+            bad_in_row: its bad steps since the last good one.
         """
-        self.spike, self.bad_in_row = spike, 0
+        self.spike, self.bad_in_row = spike, bad_in_row
         self._norms: deque[float] = deque(norms, maxlen=LOOK_BACK)
 
     @property

@@ -153,7 +153,7 @@ class Trainer:
         self.ema = EMA(self.braid, c.ema)
         self.state, self.stopped, self.code = State(), False, 0
         self._restore()
-        self.guard = Guard(c.spike, self.state.norms)
+        self.guard = Guard(c.spike, self.state.norms, self.state.bad_in_row)
         with world.together():
             if world.first:
                 directory.describe(self.out, experiment, self.modality_states, self.braid)
@@ -205,10 +205,10 @@ class Trainer:
             precision = torch.bfloat16 if c.precision == "bfloat16" else None
             parallel.shard(self.braid, mesh, precision=precision, offload=p.offload)
 
-    def _restore(self) -> None:
-        """Go on from the newest sound checkpoint, if there is one."""
+    def _restore(self, every: int = 1) -> None:
+        """Go on from the newest sound checkpoint of a multiple of steps, if there is one."""
         tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
-        found = self.checkpoints.load(tensors)
+        found = self.checkpoints.load(tensors, every)
         if found is not None:
             checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
             self.state = State.of(found)
@@ -423,9 +423,9 @@ class Trainer:
             rows = dict(sum((Counter(x) for x in said), Counter(rows)))
         s = replace(s, position=s.position + size, skipped_rows=rows, norms=self.guard.norms)
         if result.wrong is None:
-            self.state = replace(s, step=s.step + 1, tokens=s.tokens + tokens)
+            self.state = replace(s, step=s.step + 1, tokens=s.tokens + tokens, bad_in_row=0)
             return result
-        self.state = replace(s, skipped_steps=s.skipped_steps + 1)
+        self.state = replace(s, skipped_steps=s.skipped_steps + 1, bad_in_row=self.guard.bad_in_row)
         logger.write(
             step=s.step,
             position=s.position - size,
@@ -446,9 +446,11 @@ class Trainer:
         if now.rollbacks >= c.rollbacks:
             raise BraidError(f"{told} and train.rollbacks {c.rollbacks} are used up; {remedy}")
         self._settle(logger)
-        if not self.checkpoints.steps():
+        saved = self.checkpoints.steps()
+        if not saved:
             raise BraidError(f"{told} before the first checkpoint; {remedy}")
-        self._restore()
+        # not to one that only an interruption left: a run without it would have gone back further
+        self._restore(c.save_every if any(n % c.save_every == 0 for n in saved) else 1)
         self.state = replace(
             self.state,
             position=now.position,
@@ -456,6 +458,7 @@ class Trainer:
             skipped_steps=now.skipped_steps,
             skipped_rows=now.skipped_rows,
             rollbacks=now.rollbacks + 1,
+            bad_in_row=0,
         )
         self.guard = Guard(c.spike, self.state.norms)
         logger.say(f"{told}: back to step {self.state.step}, on with document {now.position}")

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,31 @@ def test_bad_steps_are_left_out(tmp_path):
     t.run()
     assert (t.state.step, t.state.position, t.state.skipped_steps) == (6, 64, 2)
     assert "skipped the documents 8 to 15 at step 1" in t.console.file.getvalue()
+
+
+@pytest.mark.parametrize("last", [16, 32], ids=["before them", "among them"])
+def test_bad_steps_count_on_where_a_run_was_stopped(tmp_path, last):
+    settings = ("train.save_every=2", "train.bad_steps=3", "train.steps=7")
+    bad = [24, 32, 40]
+    whole = spoiled(tmp_path / "a", bad, *settings)
+    whole.run()
+    assert whole.state.rollbacks == 1
+
+    class Stopped(Spoiled):
+        def step(self, batches: list[Batch]) -> Result:
+            if self.state.position == last:
+                signal.raise_signal(signal.SIGTERM)
+            return super().step(batches)
+
+    first = Stopped(experiment(*settings), tmp_path / "b", Console(file=io.StringIO()), "cpu")
+    first.positions = tuple(bad)
+    first.run()
+    assert first.stopped
+    again = spoiled(tmp_path / "b", bad, *settings)
+    again.run()
+    assert replace(again.state, seconds=0.0) == replace(whole.state, seconds=0.0)
+    for x, y in zip(whole.braid.parameters(), again.braid.parameters(), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_too_many_bad_steps_in_a_row_go_back_and_on_with_later_documents(tmp_path):
