@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def evaluate(
     from braid.evaluation.codecs import evaluate_codec
     from braid.modalities import codecs
 
+    _within(size, limit)
     codec = codecs.load(name)
     recipe = codec.card.get("recipe")
     if recipe is None and (data is None or size is None):
@@ -106,9 +108,17 @@ def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = 
     from braid.data.sources import open_source
     from braid.modalities import codecs
 
+    _within(size, limit)
     storage.writable(out.parent)
     source = BUILT_IN[data](0).train if data in BUILT_IN else open_source(data)
     return write(codecs.load(name), source, out, size, limit, Console())
+
+
+def _within(size: float | None, limit: int | None) -> None:
+    if size is not None and not 0 < size < math.inf:
+        raise BraidError(f"size {size} is out of range; give pixels or seconds above 0")
+    if limit is not None and limit < 1:
+        raise BraidError(f"limit {limit} must be at least 1; leave it out for all rows")
 
 
 def known() -> dict[str, str]:

@@ -214,9 +214,10 @@ def _evaluate(
 def _facts(pipe: Pipeline, out: Path) -> Numbers:
     """Return the size of the model and what its training took."""
     facts: Numbers = {"parameters": sum(p.numel() for p in pipe.braid.parameters())}
-    found = storage.steps(out / "checkpoints")
-    if found:
-        state = storage.read_json(found[-1][1] / "state.json")
+    found = [path for _, path in storage.steps(out / "checkpoints")]
+    newest = pipe.checkpoint or (found[-1] if found else None)
+    if newest is not None:
+        state = storage.read_json(newest / "state.json")
         facts |= {
             "train_steps": state["step"],
             "train_seconds": round(state["seconds"], 1),

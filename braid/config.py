@@ -222,6 +222,16 @@ class DataConfig(Model):
     row: int | None = Field(default=None, ge=1)
     """Pack documents into rows of this many tokens; None gives each document a row."""
 
+    @property
+    def named(self) -> dict[str, list[str]]:
+        """What is read, by a data set's name or by its files, and the tasks of each."""
+        if self.mix:
+            return {n: tasks for part in self.mix.values() for n, tasks in part.named.items()}
+        if self.path is None:
+            return {self.source: list(self.tasks)}
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        return {", ".join(Path(p).name for p in paths): list(self.tasks)}
+
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> DataConfig:
         if self.source != "files" and not self.mix:

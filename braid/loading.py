@@ -104,7 +104,7 @@ def load(
         return _pipeline(laid, released.experiment, folder, compile)
     experiment = config.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
-    weights = folder / "model.safetensors"
+    weights, newest = folder / "model.safetensors", None
     braid = config.build(experiment, states, undrawn=weights.is_file())
     if weights.is_file():
         storage.fill(braid, storage.read_each(weights), str(weights))
@@ -122,13 +122,19 @@ def load(
         storage.adopt(braid, tensors, str(newest))
         adapting.merge(braid)
     laid = quantisation.lay_out(braid, where, precision, quantise, offload)
-    return _pipeline(laid, experiment, folder, compile)
+    return _pipeline(laid, experiment, folder, compile, newest)
 
 
-def _pipeline(braid: Braid, experiment: Experiment, folder: Path, compile: bool) -> Pipeline:
+def _pipeline(
+    braid: Braid,
+    experiment: Experiment,
+    folder: Path,
+    compile: bool,
+    checkpoint: Path | None = None,
+) -> Pipeline:
     if compile:
         compiling.compile_blocks(braid)
-    return Pipeline(braid, experiment, folder)
+    return Pipeline(braid, experiment, folder, checkpoint)
 
 
 def _newest(run: Path, groups: Sequence[str]) -> Path:

@@ -33,7 +33,7 @@ from braid.generation import (
 from braid.generation.context import Transform, make
 from braid.layout import Document, Span, pack
 from braid.modalities import Modality, opening
-from braid.randomness import derive
+from braid.randomness import derive, signed
 from braid.samplers import SAMPLERS, Sampler, check
 
 T = TypeVar("T")
@@ -122,11 +122,13 @@ class Pipeline:
         braid: the model.
         experiment: what it was made from.
         source: folder that it was loaded from, or None.
+        checkpoint: checkpoint of a run whose weights these are, or None.
     """
 
     braid: Braid
     experiment: Experiment
     source: Path | None = None
+    checkpoint: Path | None = None
     _known: dict[str, Modality] = field(init=False, repr=False)
     _opening: list[Span] = field(init=False, repr=False)
     _interrupt: bool = field(default=False, init=False, repr=False)
@@ -281,6 +283,11 @@ class Pipeline:
         found = dict(zip(order, (parts for some in made for parts in some), strict=True))
         return [found[i] for i in range(len(documents))]
 
+    def document(self, parts: Sequence[Any]) -> Document:
+        """Encode a document as in training: after its opening, with the last part as the target."""
+        *given, last = self.spans(parts)
+        return [*self._opening, *(dataclasses.replace(s, target=False) for s in given), last]
+
     def score(self, parts: Sequence[Any], times: int = 16, seed: int = 0) -> list[Nats]:
         """Return each part's negative log-likelihood given the parts before it, in nats.
 
@@ -290,11 +297,8 @@ class Pipeline:
         """
         out = []
         for end in range(1, len(self.spans(parts)) + 1):
-            # as in training, a learned part ends its document
-            *given, last = self.spans(parts[:end])
-            if self.braid.strand(last.modality).process is not None:
-                given = [dataclasses.replace(s, target=False) for s in given]
-                document = [*self._opening, *given, last]
+            document = self.document(parts[:end])  # as in training, a learned part ends it
+            if self.braid.strand(document[-1].modality).process is not None:
                 out.append(nats(self.braid, [document], times, seed))
         return out
 
@@ -314,11 +318,7 @@ class Pipeline:
         """
         if len(candidates) < 2:
             raise BraidError(f"give at least two candidates to choose from, got {len(candidates)}")
-        documents: list[Document] = []
-        for candidate in candidates:
-            *given, last = self.spans([*parts, candidate])
-            given = [dataclasses.replace(s, target=False) for s in given]
-            documents.append([*self._opening, *given, last])
+        documents = [self.document([*parts, candidate]) for candidate in candidates]
         if len({d[-1].modality for d in documents}) > 1:
             raise BraidError(
                 "candidates must be of one modality, or their likelihoods differ in kind"
@@ -460,8 +460,8 @@ class Pipeline:
 
         Its last part stands on the canvas that a model learns to fill.
         """
-        if not parts:
-            raise BraidError("give at least one part")
+        if isinstance(parts, str) or not parts:
+            raise BraidError(f'give a list of at least one part, such as ["a cat"]; got {parts!r}')
         named = [self.modality(p) for p in parts]
         after = [n for n, _ in named[1:]] + [None]
         spans = []
@@ -594,15 +594,11 @@ def _seed(seed: int, number: int) -> int:
     """Return the seed of the n-th result of a call; the first is the call's own."""
     if number == 0:
         return seed
-    return int(derive(torch.tensor([_signed(seed)]), "result", number)[0])
-
-
-def _signed(seed: int) -> int:
-    return (int(seed) + 2**63) % 2**64 - 2**63
+    return int(derive(torch.tensor([signed(seed)]), "result", number)[0])
 
 
 def _root(seed: int) -> int:
-    return int(derive(torch.tensor([_signed(seed)]), "sample")[0])
+    return int(derive(torch.tensor([signed(seed)]), "sample")[0])
 
 
 def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:

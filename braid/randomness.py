@@ -19,9 +19,9 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 
-def _signed(value: int) -> int:
-    """Fold an unsigned 64-bit constant into the int64 that torch computes with (it wraps)."""
-    value &= (1 << 64) - 1
+def signed(value: int) -> int:
+    """Return an integer of any size as the 64 bits with a sign that tensors hold (it wraps)."""
+    value = int(value) & ((1 << 64) - 1)
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -31,8 +31,8 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _signed(_MIX_1)
-    z = (z ^ _shift(z, 27)) * _signed(_MIX_2)
+    z = (z ^ _shift(z, 30)) * signed(_MIX_1)
+    z = (z ^ _shift(z, 27)) * signed(_MIX_2)
     return z ^ _shift(z, 31)
 
 
@@ -44,8 +44,8 @@ def derive(key: Tensor, *salts: int | str | Tensor) -> Tensor:
     for salt in salts:
         if isinstance(salt, str):
             salt = zlib.crc32(salt.encode())
-        step = salt * _signed(_GOLDEN) if isinstance(salt, Tensor) else _signed(salt * _GOLDEN)
-        key = _mix(_mix(key + _signed(_GOLDEN)) + step)
+        step = salt * signed(_GOLDEN) if isinstance(salt, Tensor) else signed(salt * _GOLDEN)
+        key = _mix(_mix(key + signed(_GOLDEN)) + step)
     return key
 
 
@@ -70,7 +70,7 @@ class Keys:
     def of(seed: int, rows: int | Tensor, device: torch.device | None = None) -> Keys:
         """Make keys from a seed and row numbers (a count, or int64 [R])."""
         index = rows if isinstance(rows, Tensor) else torch.arange(rows, device=device)
-        return Keys(derive(torch.full_like(index, _signed(seed)), index))
+        return Keys(derive(torch.full_like(index, signed(seed)), index))
 
     def bits(self, shape: tuple[int, ...], first: int = 0) -> Tensor:
         """Draw int64 with 64 random bits, shape [R, ...]: elements `first` and on of each row."""
@@ -80,7 +80,7 @@ class Keys:
                 f"the first axis must be {len(self.key)}"
             )
         size = math.prod(shape[1:])
-        counter = torch.arange(first, first + size, device=self.key.device) * _signed(_GOLDEN)
+        counter = torch.arange(first, first + size, device=self.key.device) * signed(_GOLDEN)
         row = derive(self.key, self.draws)
         self.draws += 1
         return _mix(_mix(row[:, None] + counter)).view(shape)

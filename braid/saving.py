@@ -37,9 +37,10 @@ def _forms(modality: Modality) -> tuple[str, Container[str] | None]:
     if isinstance(modality, Audio):
         return "sample.wav", WAV
     if isinstance(modality, Image | CodedImage):
-        from PIL.Image import registered_extensions
+        from PIL import Image as PIL
 
-        return "sample.png", registered_extensions()
+        known = PIL.registered_extensions()
+        return "sample.png", {end for end, form in known.items() if form in PIL.SAVE}
     return "sample.txt", None
 
 

@@ -382,3 +382,19 @@ def test_doctor_plans_a_size_and_a_recipe(capsys):
     assert "7b" in said(capsys, "doctor", "--plan", "7b")
     assert said(capsys, "doctor", "--plan", "toy", "transformer.width=64", "--gpus", "1")
     assert "gpus 0 must be more than 0" in refused(capsys, "doctor", "--plan", "7b", "--gpus", "0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--limit", "0"], "limit 0 must be at least 1"),
+        (["--limit", "-1"], "limit -1 must be at least 1"),
+        (["--size", "0"], "size 0.* is out of range"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["encode", "evaluate"])
+def test_codecs_measure_and_encode_something(verb, asked, said, tmp_path, capsys):
+    data = ["scenes", str(tmp_path / "c")] if verb == "encode" else ["--data", "scenes"]
+    assert braid_("codec", verb, "mini/image-codec", *data, *asked) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "c").exists()

@@ -150,6 +150,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "start below 0": (lambda: pipe()([Hole("image", draft=picture(), start=-0.1)]), "out of range"),
     "start alone": (lambda: pipe()([Hole("image", start=0.5)]), "needs a draft"),
+    "a string to score": (lambda: pipe().score("row"), "give a list of at least one part"),
+    "a string to embed": (lambda: pipe().embed("row"), "give a list of at least one part"),
     "a draft that nothing uses": (
         lambda: pipe()([Hole("image", draft=picture())]),
         "nothing of the hole's draft would be used",

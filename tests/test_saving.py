@@ -38,3 +38,8 @@ def test_a_name_suits_what_is_written(kind, good, bad, usual, made, tmp_path):
         with pytest.raises(BraidError, match=f"{modality.name} is not written as .* {usual}"):
             checked(tmp_path / "other" / bad, modality)
         assert not (tmp_path / "other").exists()
+
+
+def test_a_format_that_is_only_read_is_refused(made, tmp_path):
+    with pytest.raises(BraidError, match="sketch is not written as"):
+        checked(tmp_path / "a.psd", made["picture"])

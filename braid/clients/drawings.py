@@ -9,6 +9,7 @@ of a prompt are OUT/ID.png, four of them in a square.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from PIL import Image
 from braid import storage
 from braid.errors import BraidError, unknown
 from braid.pipeline import Hole, Pipeline
-from braid.randomness import derive
+from braid.randomness import derive, signed
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def draw(
         raise BraidError("this model draws no pictures, so it has nothing to show a benchmark")
     wanted = bench.read(prompts)
     settings = {"kind": kind, "model": model, "n": n, "steps": steps, "guidance": guidance}
-    _agree(out, settings | {"temperature": temperature, "seed": seed})
+    settings |= {"temperature": temperature, "seed": seed, "prompts": _named(wanted)}
+    _agree(out, settings)
     left = [p for p in wanted if not bench.done(out, p, n)]
     if len(left) < len(wanted):
         yield f"{len(wanted) - len(left)} of {len(wanted)} prompts are drawn already"
@@ -128,7 +130,20 @@ def draw(
 
 
 def _seed(seed: int, name: str, number: int) -> int:
-    return int(derive(torch.tensor([seed]), "drawing", name, number)[0])
+    return int(derive(torch.tensor([signed(seed)]), "drawing", name, number)[0])
+
+
+def _named(prompts: Sequence[Prompt]) -> str:
+    """Return their number and a digest: pictures are known by names that other prompts share."""
+    text = json.dumps([(p.name, p.text) for p in prompts])
+    return f"{len(prompts)} of {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BraidError(f"{str(path)!r} cannot be read as UTF-8 ({e}); save it as that") from e
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -152,7 +167,7 @@ def _read_geneval(path: Path) -> list[Prompt]:
     if not path.is_file():
         raise BraidError(f"{str(path)!r} is no file; give GenEval's evaluation_metadata.jsonl")
     prompts = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _text(path).split("\n")  # other ends of lines may stand within a string of JSON
     for i, line in enumerate(x for x in lines if x.strip()):
         try:
             value = json.loads(line)
@@ -182,7 +197,7 @@ def _read_dpg(path: Path) -> list[Prompt]:
         raise BraidError(f"{str(path)!r} is no folder; give DPG-Bench's folder of prompts, ID.txt")
     prompts = []
     for file in sorted(path.glob("*.txt")):
-        text = " ".join(file.read_text(encoding="utf-8").split())
+        text = " ".join(_text(file).split())
         if not text:
             raise BraidError(f"{str(file)!r} is empty; every prompt needs a text")
         prompts.append(Prompt(file.stem, text, {}))

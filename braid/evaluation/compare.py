@@ -118,7 +118,7 @@ def _head(
     times = [float(n["train_seconds"] or 0) for n in results.values() if n.get("train_seconds")]
     spent = f" for about {html.duration(sum(times) / len(times))} each" if times else ""
     words = (
-        f"The same data ({first.data.source}), {net} and the same budget under different "
+        f"The same data ({', '.join(first.data.named)}), {net} and the same budget under different "
         f"generative processes: {', '.join(results)} were trained{spent}. It is one run with one "
         f"seed ({first.seed}) each, so small differences mean nothing."
     )

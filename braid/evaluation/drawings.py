@@ -214,10 +214,7 @@ def _caption(run: _Run, parts: Sequence[Part], real: Captioned) -> None:
 
 def _score(run: _Run, documents: Sequence[list], name: str) -> None:
     """Add the nats and bits of the last part of each document, given the other."""
-    scored = []
-    for parts in documents:
-        *given, last = run.pipe.spans(parts)
-        scored.append([*(replace(s, target=False) for s in given), last])
+    scored = [run.pipe.document(parts) for parts in documents]
     found, numbers, maker = nats(run.pipe.braid, scored), run.out.numbers, run.maker
     sizes = {"symbol": found.symbols.numpy()}
     if name == "image":

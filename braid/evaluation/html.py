@@ -374,7 +374,7 @@ _PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>$title</title>
 <style>$style</style>
 </head>

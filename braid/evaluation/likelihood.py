@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from braid.evaluation.evaluation import Number
@@ -26,11 +25,7 @@ def bits(
     Nats are of a whole part; symbols are text symbols with the closing one, or the numbers of a
     picture.
     """
-    scored = []
-    for parts in documents:
-        *given, last = pipe.spans(parts)
-        scored.append([*(replace(s, target=False) for s in given), last])
-    result = nats(pipe.braid, scored, times)
+    result = nats(pipe.braid, [pipe.document(parts) for parts in documents], times)
     numbers[f"{name}_likelihood"] = result.kind
     if result.kind == "none":
         numbers |= {f"{name}_nats": None, f"{name}_bits_per_symbol": None}

@@ -202,11 +202,8 @@ def _strand(name: str, strand: StrandConfig) -> str:
 
 
 def _data(experiment: Experiment) -> str:
-    data = experiment.data
-    if data.path is None:
-        return f"the data set {data.source!r}"
-    paths = [data.path] if isinstance(data.path, str) else data.path
-    return "the files " + _list([Path(p).name for p in paths])
+    names = list(experiment.data.named)
+    return f"the data {_list(names)}" if len(names) > 1 else f"the data {names[0]!r}"
 
 
 def _number(n: int, noun: str) -> str:

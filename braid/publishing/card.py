@@ -66,15 +66,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def facts_of(run: Path) -> dict[str, Any]:
+def facts_of(run: Path, checkpoint: Path | None) -> dict[str, Any]:
     """Return what a run directory tells of its training; nothing of another folder.
 
-    The steps, seconds and tokens of its newest checkpoint, and the numbers of its report.
+    The steps, seconds and tokens of a checkpoint, and the numbers of the run's report.
     """
     facts: dict[str, Any] = {}
-    found = storage.steps(run / "checkpoints")
-    if found:
-        state = storage.read_json(found[-1][1] / "state.json")
+    if checkpoint is not None:
+        state = storage.read_json(checkpoint / "state.json")
         facts |= {name: state[name] for name in ("step", "seconds", "tokens") if name in state}
     if (run / "report.json").is_file():
         facts["numbers"] = storage.read_json(run / "report.json")
@@ -162,7 +161,7 @@ def _training(experiment: Experiment, facts: Mapping[str, Any]) -> str:
         tokens = f", {facts['tokens']:,} tokens" if "tokens" in facts else ""
         lines.append(f"- {facts['step']:,} steps{tokens}{seconds}")
         data, train = experiment.data, experiment.train
-        lines.append(f"- data: `{data.source}`, tasks {', '.join(data.tasks) or 'none'}")
+        lines += [f"- data: `{n}`, tasks {', '.join(t) or 'none'}" for n, t in data.named.items()]
         lines.append(
             f"- batch {train.batch}, {train.optimizer}, learning rate {train.learning_rate:g}, "
             f"{train.precision}, seed {experiment.seed}"

@@ -42,7 +42,7 @@ def save(
             if (folder / kept).is_file():
                 shutil.copy(folder / kept, staged / kept)
         if not hand_written(staged / CARD):
-            facts = facts_of(pipe.source) if pipe.source is not None else None
+            facts = facts_of(pipe.source, pipe.checkpoint) if pipe.source is not None else None
             card = write_card(
                 pipe.braid, pipe.experiment, name=name or str(folder), license=license, facts=facts
             )

@@ -110,6 +110,23 @@ def test_a_folder_of_other_settings_is_refused(pipe, geneval, tmp_path):
     assert files(tmp_path) == before
 
 
+def test_a_folder_of_other_prompts_is_refused(pipe, geneval, tmp_path):
+    list(draw(pipe, "geneval", geneval, tmp_path / "out", n=1, steps=2))
+    geneval.write_text(geneval.read_text().replace("row one", "row two"))
+    with pytest.raises(BraidError, match="begun with prompts '3 of .*', not '3 of .*'; choose"):
+        list(draw(pipe, "geneval", geneval, tmp_path / "out", n=1, steps=2))
+
+
+def test_any_seed_and_any_character_is_taken(pipe, tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('\ufeff{"prompt": "row\u2028two"}\n', encoding="utf-8")
+    said = list(draw(pipe, "geneval", path, tmp_path / "out", n=1, steps=2, seed=2**63))
+    assert said == ["00000 row\u2028two"]
+    path.write_bytes('{"prompt": "rôw"}'.encode("latin-1"))
+    with pytest.raises(BraidError, match="cannot be read as UTF-8"):
+        list(draw(pipe, "geneval", path, tmp_path / "other"))
+
+
 WRONG = [
     ('{"prompt": "row"}\n{"tag": 1}\n', "line 2 has no 'prompt'"),
     ('{"prompt": "row"}\nrow\n', "line 2: this is no JSON"),

@@ -11,9 +11,11 @@ import torch
 import yaml
 
 import braid
-from braid import Braid, Hole, Pipeline, publishing
+from braid import Braid, Hole, Pipeline, loading, publishing
 from braid.cli import main
+from braid.config import DataConfig
 from braid.errors import BraidError
+from braid.publishing.card import facts_of
 from tests.laws import models
 from tests.publishing.server import TOKEN, Hub
 
@@ -279,3 +281,27 @@ def run(*arguments: object) -> None:
     with pytest.raises(SystemExit) as e:
         main([str(a) for a in arguments])
     assert not e.value.code
+
+
+def test_a_card_tells_of_the_checkpoint_that_was_loaded(tmp_path):
+    from braid.commands import train
+
+    settings = [*models.SMALL, "train.steps=4", "train.save_every=2", "train.batch=4"]
+    run = tmp_path / "run"
+    assert train("toy", settings, run) == 0
+    (run / "checkpoints" / "step-4" / "state.json").write_bytes(b"x")
+    with pytest.warns(UserWarning, match="step-4"):
+        pipe = loading.load(run, "cpu")
+    assert facts_of(run, pipe.checkpoint)["step"] == 2
+    pipe.save_pretrained(tmp_path / "saved")
+    assert "- 2 steps" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_a_card_names_all_that_a_mixture_is_of():
+    data = DataConfig(
+        mix={
+            "a": DataConfig(source="scenes", tasks={"text_to_image": 1.0}),
+            "b": DataConfig(source="files", path=["x/one.csv", "two.csv"], tasks={"text": 1.0}),
+        }
+    )
+    assert data.named == {"scenes": ["text_to_image"], "one.csv, two.csv": ["text"]}
