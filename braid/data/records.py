@@ -9,9 +9,19 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
-from braid.data.rows import MEDIA, File, Row, Source, choose, filled, kind_of, not_unicode
+from braid.data.rows import (
+    MEDIA,
+    File,
+    Row,
+    Source,
+    choose,
+    filled,
+    kind_of,
+    media_fields,
+    not_unicode,
+)
 from braid.errors import BraidError
 
 PARAGRAPH = 1000
@@ -211,19 +221,34 @@ def _from_records(
             if column not in kinds or (kinds[column] == "other" and value not in (None, "")):
                 kinds[column] = kind_of(column, None if value == "" else value)
     chosen = choose(name, kinds, columns)
-    files = {field for field, c in chosen.items() if kinds[c] in MEDIA.values()} - {"text"}
+    files = media_fields(chosen, kinds)
     rows: list[Row | BraidError] = []
     for folder, record in records:
         if isinstance(record, BraidError):
             rows.append(record)
             continue
         row = {field: record.get(column) for field, column in chosen.items()}
-        for field in files:
-            place = row[field]
-            if isinstance(place, str):
-                row[field] = File(folder / place, place, folder=folder) if place else None
+        for field, value in row.items():
+            if field != "text" and _is_cell(value):
+                row[field] = _file(value.get("path"), folder)
+            elif field in files and isinstance(value, str):
+                row[field] = _file(value, folder)
         rows.append(row)
     return _Records(name, rows, tuple(chosen))
+
+
+def _is_cell(value: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether a value is a cell of a medium that names a file."""
+    if not isinstance(value, dict) or value.get("array") is not None:
+        return False
+    return "path" in value or "bytes" in value
+
+
+def _file(place: object, folder: Path) -> File | None:
+    """Return the file that a row names; what is no path is missing, as JSON has no bytes."""
+    if not isinstance(place, str) or not place:
+        return None
+    return File(folder / place, place, folder=folder)
 
 
 class _Records(Source):

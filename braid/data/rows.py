@@ -187,6 +187,16 @@ def kind_of(column: str, value: object) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
+def media_fields(columns: Mapping[str, str], kinds: Mapping[str, str]) -> set[str]:
+    """Return the fields whose texts are paths of files.
+
+    A kind is judged by the first value, which may end in a suffix that is not known; what a user
+    calls image or audio names files all the same.
+    """
+    media = set(MEDIA.values())
+    return {f for f, c in columns.items() if f in media or kinds[c] in media} - {"text"}
+
+
 def which_part(path: str, split: str | None, parts: Sequence[str]) -> BraidError:
     """Return the error of a split that is missing or unknown."""
     if split is None:

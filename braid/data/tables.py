@@ -18,6 +18,7 @@ from braid.data.rows import (
     choose,
     filled,
     kind_of,
+    media_fields,
     not_unicode,
     require,
     unreadable,
@@ -209,7 +210,7 @@ class _Table(Source):
                 dataset = dataset.cast_column(column, type(feature)(decode=False))
         self._dataset, kinds = dataset, _kinds(dataset)
         self._alone: dict[str, Any] = {}
-        self._media = {column for column in used if kinds[column] in ("image", "audio")}
+        self._media = media_fields(columns, kinds)
         self._names = {
             field: self._dataset.features[column].names
             for field, column in columns.items()
@@ -247,7 +248,7 @@ class _Table(Source):
             if value.get("bytes") is not None:
                 return {"bytes": value["bytes"]}
             return self._read(value.get("path"), i)
-        if isinstance(value, str) and field != "text" and self._columns[field] in self._media:
+        if isinstance(value, str) and field in self._media:
             return self._read(value, i)
         return value
 

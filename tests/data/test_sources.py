@@ -642,6 +642,45 @@ def test_what_data_names_outside_its_folder_is_not_read(tmp_path):
         assert all("lies outside the folder of its data; move it" in r for r in reasons.values())
 
 
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.parquet"])
+def test_a_column_named_as_pictures_holds_paths_whatever_its_first_value_ends_in(name, tmp_path):
+    pictures(tmp_path / "data")
+    (tmp_path / "data" / "0.png").rename(tmp_path / "data" / "first.jfif")
+    (tmp_path / "secret").write_bytes(PICTURES[0])
+    names = ["first.jfif", "1.png", "2.png", str(tmp_path / "secret")]
+    file = tmp_path / "data" / name
+    if name == "d.csv":
+        file.write_text("\n".join(["pic,text", *(f"{n},a" for n in names)]))
+    elif name == "d.jsonl":
+        file.write_text("\n".join(json.dumps({"pic": n, "text": "a"}) for n in names))
+    else:
+        parquet.write_table(table(pic=names, text=["a"] * 4), file)
+    source = open_source(file, {"image": "pic", "text": "text"})
+    assert [source[i]["image"] for i in range(3)] == [{"bytes": data} for data in PICTURES]
+    assert "lies outside the folder of its data" in refused(source)[3]
+
+
+def test_json_cells_that_hold_a_path_are_read_from_the_folder(tmp_path):
+    pictures(tmp_path / "data")
+    (tmp_path / "secret.png").write_bytes(PICTURES[0])
+    secret = str(tmp_path / "secret.png")
+    cells = [{"path": "1.png"}, {"path": secret}, {"bytes": secret, "path": None}, {"path": ""}]
+    lines = [json.dumps({"photo": cell, "text": "a"}) for cell in cells]
+    (tmp_path / "data" / "d.jsonl").write_text("\n".join(lines))
+    for field in ("image", "edited"):
+        source = open_source(tmp_path / "data" / "d.jsonl", {field: "photo", "text": "text"})
+        assert source[0][field] == {"bytes": PICTURES[1]}
+        assert "lies outside the folder of its data" in refused(source)[1]
+        assert source[2][field] is None and source[3][field] is None
+
+
+def test_json_cells_that_hold_samples_are_kept(tmp_path):
+    cell = {"path": "gone.wav", "array": [0.5, -0.5], "sampling_rate": 8000}
+    (tmp_path / "d.jsonl").write_text(json.dumps({"clip": cell, "text": "a"}))
+    source = open_source(tmp_path / "d.jsonl", {"audio": "clip", "text": "text"})
+    assert source[0]["audio"] == cell
+
+
 def test_links_to_files_outside_are_not_read(tmp_path):
     pictures(tmp_path / "other")
     data = tmp_path / "data"
