@@ -23,7 +23,7 @@ from braid.data.records import (
     from_tar,
     from_text,
 )
-from braid.data.rows import Examples, Row, Source, require, which_part
+from braid.data.rows import MEDIA, Examples, Row, Source, require, which_part
 from braid.data.tables import MEMORY_BYTES, from_arrow, from_disk, from_hub, from_parquet
 from braid.errors import BraidError, unknown
 
@@ -169,6 +169,8 @@ def _from_folder(folder: Path, columns: Mapping[str, str] | None, split: str | N
     parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name in _SPLITS]
     if split is not None and (folder / split).is_dir():
         return _from_folder(folder / split, columns, None)
+    if split is None and len(parts) == 1 and _data_in(folder) == parts:
+        return _from_folder(folder / parts[0], columns, None)
     tables = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
     if tables:
         words = {table: set(re.split(r"[-_.]", table.stem)) for table in tables}
@@ -178,6 +180,13 @@ def _from_folder(folder: Path, columns: Mapping[str, str] | None, split: str | N
     if len(parts) > 1 or (split is not None and parts != [split]):
         raise which_part(str(folder), split, parts)
     return _from_files(tables, columns) if tables else from_pictures(folder, columns)
+
+
+def _data_in(folder: Path) -> list[str]:
+    """Return the names of folders and data files, without hidden ones and such as a README."""
+    kinds = {*MEDIA, *_READERS}
+    shown = (p for p in sorted(folder.iterdir()) if not p.name.startswith("."))
+    return [p.name for p in shown if p.is_dir() or p.suffix.lower() in kinds]
 
 
 _READERS: dict[str, Callable[[str, Sequence[Path], Mapping[str, str] | None], Source]] = {

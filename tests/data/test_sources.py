@@ -63,6 +63,7 @@ def pictures(folder: Path) -> None:
 
 
 def one_parquet(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table(image=CELLS, caption=WORDS, emoji=WORDS), folder / "d.parquet")
     return folder / "d.parquet"
 
@@ -355,6 +356,22 @@ def test_splits_are_named(tmp_path):
     assert len(open_source(tmp_path / "saved", split="test")) == 1
     with pytest.raises(BraidError, match="no splits"):
         open_source(tmp_path / "tables" / "train-0.parquet", split="train")
+
+
+@pytest.mark.parametrize("form", [metadata_csv, same_stem, one_parquet], ids=lambda f: f.__name__)
+def test_the_only_split_needs_no_name(form, tmp_path):
+    form(tmp_path / "train")
+    (tmp_path / "README.md").write_text("about the data")
+    source = open_source(tmp_path)
+    assert source.fields == ("image", "text")
+    assert source[1] == {"image": {"bytes": PICTURES[1]}, "text": WORDS[1]}
+
+
+def test_a_folder_of_a_split_beside_other_media_is_a_label(tmp_path):
+    pictures(tmp_path / "dev")
+    pictures(tmp_path / "cat")
+    source = open_source(tmp_path)
+    assert [source[i]["text"] for i in range(6)] == ["cat"] * 3 + ["dev"] * 3
 
 
 def test_a_hub_id_is_loaded_with_its_split(monkeypatch):
