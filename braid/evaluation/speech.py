@@ -44,14 +44,27 @@ def need_extras() -> None:
 
 
 def train_listeners(pipe: Pipeline) -> Listeners:
-    """Return listeners that learned from the training clips of a model's experiment."""
-    modality = _modality(pipe)
+    """Return listeners that learned from the training clips of a model's experiment.
+
+    Rows that cannot be read are left out, as they were in training.
+    """
+    modality, written = _modality(pipe), pipe.braid.strand("text").modality
     data = open_data(pipe.experiment.data, pipe.experiment.seed)
     train = data.parts["speech"].train if "speech" in data.parts else data.train
-    rows = [train[i] for i in range(len(train))]
-    clips = [open_sound(r["audio"], modality.rate).numpy() for r in rows]
+    clips, texts = [], []
+    for i in range(len(train)):
+        try:
+            row = train[i]
+            written.encode(row["text"])
+            clip = open_sound(row["audio"], modality.rate).numpy()
+        except (BraidError, OSError):
+            continue
+        clips.append(clip)
+        texts.append(row["text"])
+    if not clips:
+        raise _unreadable(train)
     return {
-        name: Listener.train(clips, [word(r["text"], place) for r in rows], modality.rate)
+        name: Listener.train(clips, [word(t, place) for t in texts], modality.rate)
         for name, place in PLACES.items()
     }
 
@@ -134,8 +147,13 @@ def readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], 
             continue
         rows.append(row)
     if not rows:
-        raise BraidError(f"no row of {held_out.name} can be read as sound with a text")
+        raise _unreadable(held_out)
     return rows, left_out
+
+
+def _unreadable(source: Source) -> BraidError:
+    """Return the error of a source without a row that can be used."""
+    return BraidError(f"no row of {source.name} can be read as sound with a text; see data.columns")
 
 
 def word(text: str, place: int) -> str:

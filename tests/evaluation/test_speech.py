@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,14 +64,18 @@ def untrained(made: Experiment) -> Pipeline:
     return Pipeline(config.build(made, {m.name: m.state() for m in modalities}), made)
 
 
-@pytest.fixture(scope="module")
-def speaking(files) -> Pipeline:
-    """Return an untrained model of the speech recipe."""
-    train, validation = files
+def recipe(train: Path, validation: Path) -> Experiment:
+    """Return the small experiment of the speech recipe on clips."""
     columns = "data.columns={audio: audio, text: caption, digit: digit}"
     paths = (f"data.path={train}", f"data.validation={validation}", columns)
     small = ("evaluate.steps=1", "evaluate.drawings=5", "evaluate.limit=4")
-    return untrained(resolve("speech", [*models.SMALL, *paths, *small]))
+    return resolve("speech", [*models.SMALL, *paths, *small])
+
+
+@pytest.fixture(scope="module")
+def speaking(files) -> Pipeline:
+    """Return an untrained model of the speech recipe."""
+    return untrained(recipe(*files))
 
 
 def test_listeners_know_the_clips_that_they_learned_from(speaking):
@@ -80,6 +85,30 @@ def test_listeners_know_the_clips_that_they_learned_from(speaking):
         heard = [glide(x, 2000 + i) for x in sounds]
         assert listeners["digit"](heard) == ["one", "two"]
         assert listeners["speaker"](heard) == [speaker] * 2
+
+
+def test_listeners_learn_from_the_other_rows_where_some_cannot_be_read(files, tmp_path):
+    folder = tmp_path / "clips"
+    shutil.copytree(files[0].parent, folder)
+    (folder / "empty.wav").write_bytes(b"")
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    bad = [{"audio": "train-0.wav", "caption": None}, {"audio": None, "caption": "anna says one"}]
+    bad += [{"audio": name, "caption": "theo says two"} for name in ("empty.wav", "gone.wav")]
+    lines[3:3] = [*map(json.dumps, bad), "no JSON"]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    listeners = train_listeners(untrained(recipe(folder / "train.jsonl", files[1])))
+    for speaker, sounds in SPEAKERS.items():
+        heard = [glide(x, 3000) for x in sounds]
+        assert listeners["digit"](heard) == ["one", "two"]
+        assert listeners["speaker"](heard) == [speaker] * 2
+
+
+def test_listeners_need_one_row_that_can_be_read(files, tmp_path):
+    row = json.dumps({"audio": "gone.wav", "caption": "anna says one", "digit": 1})
+    (tmp_path / "train.jsonl").write_text(f"{row}\n{row}\n")
+    pipe = untrained(recipe(tmp_path / "train.jsonl", files[1]))
+    with pytest.raises(BraidError, match="no row of train can be read as sound with a text"):
+        train_listeners(pipe)
 
 
 def test_real_clips_are_heard_as_what_their_captions_say(speaking):
