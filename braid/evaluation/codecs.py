@@ -20,7 +20,7 @@ from braid.evaluation.quality import shuffled
 from braid.modalities.codecs import Codec
 from braid.modalities.codecs.mel import log_mel_distance
 from braid.modalities.pictures import convert, fit_to, open_picture
-from braid.modalities.sounds import open_sound
+from braid.modalities.sounds import SILENCE, open_sound
 from braid.spaces import Discrete
 
 Media = Tensor
@@ -96,10 +96,18 @@ class Sounds:
         self.rate, self.samples = codec.rate, round(size * codec.rate)
 
     def read(self, source: Source, limit: int) -> Media:
-        """Return clips as float32 [n, samples]: short ones end in silence, long ones are cut."""
+        """Return clips as float32 [n, samples]: short ones end in silence, long ones are cut.
+
+        Those of which the cut leaves nothing that can be heard are left out.
+        """
 
         def samples(raw: Any) -> Tensor:
             clip = open_sound(raw, self.rate)[: self.samples]
+            if float(clip.abs().max()) < SILENCE:  # there is nothing to compare a copy with
+                raise BraidError(
+                    f"audio: the first {len(clip) / self.rate:g} s are silent; cut the silence "
+                    "off, or read more seconds"
+                )
             return torch.nn.functional.pad(clip, (0, self.samples - len(clip)))
 
         return torch.stack(_column(source, self.field, limit, samples))
@@ -141,8 +149,8 @@ def evaluate_codec(
     """Measure a codec on held-out media.
 
     Pictures: PSNR (at most 100 dB) and, from 11x11 pixels on, SSIM of 8-bit pictures, with
-    bootstrap intervals. Sound: SI-SDR and the distance of log-mel spectra. Both: bits, and how much
-    of the codebook is used.
+    bootstrap intervals. Sound: SI-SDR (within 100 dB of 0; a copy that is silent has -100) and the
+    distance of log-mel spectra. Both: bits, and how much of the codebook is used.
     """
     if codec.medium == "image" and size >= SSIM_SIDE:
         require("torchmetrics.functional.image", "eval")  # what is missing is found before any work
@@ -182,7 +190,7 @@ def _distortion(codec: Codec, media: Media, made: Tensor) -> dict[str, Number]:
         return found
     n = min(media.shape[1], made.shape[1])
     real, heard = media[:, :n], made[:, :n]
-    ratio = mean(si_sdr(list(heard.numpy()), list(real.numpy())))
+    ratio = mean(si_sdr(list(heard.numpy()), list(real.numpy())).clip(-100, 100))
     distance = mean(log_mel_distance(real, heard, codec.rate).numpy())
     return {**ratio.numbers("si_sdr"), **distance.numbers("log_mel_distance")}
 

@@ -218,6 +218,29 @@ def test_a_perfect_codec_has_no_distortion():
     assert "ssim" not in evaluate_codec(Itself(), toy(16, 0), size=8)
 
 
+def test_clips_that_begin_with_silence_are_left_out():
+    class Silent(codecs.Codec):
+        """Makes silence of any sound."""
+
+        kind, medium, rate, card = "silent", "audio", 8000, {}
+        space = codecs.ImageCodec("kl:1").space
+
+        def encode(self, media):
+            return media[..., None]
+
+        def decode(self, codes):
+            return 0 * codes[..., 0]
+
+    tone = np.sin(np.arange(4000, dtype=np.float32))
+    late = np.concatenate([np.zeros(8000, np.float32), tone])
+    source = Examples("some", {"audio": [tone, late, tone]})
+    numbers = evaluate_codec(Silent(), source, size=1)
+    assert (numbers["held_out"], numbers["si_sdr"]) == (2, -100)
+    assert evaluate_codec(Silent(), source, size=2)["held_out"] == 3
+    with pytest.raises(BraidError, match="no audio of late can be read; the last: .* s are silent"):
+        evaluate_codec(Silent(), Examples("late", {"audio": [late]}), size=1)
+
+
 def braid_(*arguments: object) -> int:
     """Run a command in this process; return its exit code."""
     with pytest.raises(SystemExit) as e:
