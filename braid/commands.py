@@ -178,6 +178,7 @@ def evaluate(
     """
     from braid import loading
     from braid.data import open_data, open_source
+    from braid.evaluation import check_data
 
     if limit is not None and limit < 1:
         raise BraidError(f"--limit {limit} must be at least 1")
@@ -186,6 +187,8 @@ def evaluate(
     experiment = pipe.experiment.model_copy(
         update={"evaluate": pipe.experiment.evaluate.model_copy(update=changes)}
     )
+    if data:
+        check_data(experiment.evaluate.suite, data)
     held_out = (
         open_source(data, experiment.data.columns)
         if data

@@ -301,6 +301,12 @@ def test_a_limit_below_one_is_refused(run, capsys):
     assert "--limit 0 must be at least 1" in refused(capsys, "evaluate", run, "--limit", 0)
 
 
+def test_data_that_a_suite_never_reads_is_refused(run, here, capsys):
+    (here / "text.csv").write_text("text,id\nrow one,1\n")
+    line = refused(capsys, "evaluate", run, "--suite", "scenes", "--data", "text.csv")
+    assert "the suite scenes makes its own scenes and would never read 'text.csv'" in line
+
+
 def test_a_finished_run_says_that_its_budget_is_spent(run, capsys):
     assert "raise train.steps or train.minutes" in said(capsys, *TRAIN, "--out", run)
 

@@ -213,6 +213,16 @@ def filled(name: str, length: int) -> int:
     return length
 
 
+def need_fields(source: Source, fields: Sequence[str], suite: str) -> None:
+    """Refuse a source that lacks a field of an evaluation suite."""
+    for field in fields:
+        if field not in source.fields:
+            raise BraidError(
+                f"the suite {suite} needs the field {field!r}, {source.name} has "
+                f"{', '.join(source.fields)}; give data with it, or another suite"
+            )
+
+
 def unreadable(path: Path, error: Exception) -> BraidError:
     """Return the error of a file or folder that is damaged."""
     return BraidError(f"{str(path)!r} cannot be read: {error}; write it again or leave it out")

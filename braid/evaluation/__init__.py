@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from braid.config import EvaluateConfig, Experiment
 from braid.data.sources import Source
-from braid.errors import unknown
+from braid.errors import BraidError, unknown
 from braid.evaluation.digits import digits
 from braid.evaluation.drawings import drawings
 from braid.evaluation.evaluation import Evaluation
@@ -31,6 +31,15 @@ SUITES: dict[str, Suite] = {
 }
 
 
+def check_data(name: str, data: str) -> None:
+    """Refuse data that a suite would never read."""
+    if suite(name) is scenes_suite:
+        raise BraidError(
+            f"the suite {name} makes its own scenes and would never read {data!r}; leave the data "
+            "out, or choose another suite"
+        )
+
+
 def suite(name: str) -> Suite:
     """Return a suite by name."""
     if name not in SUITES:
@@ -45,4 +54,4 @@ def run_suite(
     return suite(experiment.evaluate.suite)(pipe, held_out, experiment.evaluate, seed)
 
 
-__all__ = ["SUITES", "Evaluation", "run_suite", "suite"]
+__all__ = ["SUITES", "Evaluation", "check_data", "run_suite", "suite"]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from braid.config import EvaluateConfig
+from braid.data.rows import need_fields
 from braid.data.sources import Source
 from braid.data.sources import digits as real_digits
 from braid.errors import BraidError
@@ -34,9 +35,15 @@ def digits(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int =
 
     Drawings are judged by a classifier trained on real digits.
     """
+    need_fields(held_out, ("image", "text"), "digits")
     held = [held_out[i] for i in range(min(len(held_out), config.limit or len(held_out)))]
     real = [open_picture(r["image"]) for r in held]
     names = [r["text"] for r in held]
+    for i, picture in enumerate(real):
+        _judged(picture, f"{held_out.describe(i)}: the picture is")
+    if "image" in pipe.braid.strands:
+        modality = pipe.braid.strand("image").modality
+        _judged(modality.decode(*modality.tokenise(real[0])), "the model draws")
     digits_seen = real_digits("train")
     train = [digits_seen[i] for i in range(len(digits_seen))]
     train_pictures = [open_picture(r["image"]) for r in train]
@@ -59,6 +66,15 @@ def digits(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int =
     if "image" in pipe.braid.strands:
         bits(pipe, [[n, p] for p, n in zip(real, names, strict=True)], "image", out.numbers)
     return out
+
+
+def _judged(picture: Image.Image, what: str) -> None:
+    """Refuse a picture that the judge cannot see, before any work."""
+    if picture.size != (8, 8) or picture.mode != "L":
+        raise BraidError(
+            f"{what} {picture.width}x{picture.height} in mode {picture.mode}, the suite digits "
+            "judges 8x8 in mode L (grey); use such digits, or the suite pairs"
+        )
 
 
 def _picture(pipe: Pipeline, picture: Image.Image) -> object:

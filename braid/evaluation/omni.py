@@ -9,6 +9,7 @@ from PIL import Image
 
 from braid.config import EvaluateConfig
 from braid.data import Joined
+from braid.data.rows import need_fields
 from braid.data.sources import Source
 from braid.data.sources import digits as real_digits
 from braid.errors import BraidError
@@ -17,7 +18,14 @@ from braid.evaluation.listener import Listener
 from braid.evaluation.metrics import mean
 from braid.evaluation.quality import Judge, accuracy
 from braid.evaluation.scenes import scenes_suite
-from braid.evaluation.speech import judge_speech, need_extras, readable, train_listeners, word
+from braid.evaluation.speech import (
+    NEEDED,
+    judge_speech,
+    need_extras,
+    readable,
+    train_listeners,
+    word,
+)
 from braid.modalities import open_picture
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -33,6 +41,8 @@ def omni_suite(
     if not isinstance(held_out, Joined) or not {"digits", "speech"} <= held_out.parts.keys():
         raise BraidError("the omni suite needs a data.mix with the parts scenes, digits and speech")
     need_extras()
+    need_fields(held_out.parts["speech"], NEEDED, "omni")
+    need_fields(held_out.parts["digits"], ("image", "caption", *NEEDED), "omni")
     listeners = train_listeners(pipe)
     out = scenes_suite(pipe, held_out, config, seed)
     spoken = judge_speech(pipe, held_out.parts["speech"], config, seed, listeners)

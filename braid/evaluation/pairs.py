@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from braid.config import EvaluateConfig
+from braid.data.rows import need_fields
 from braid.data.sources import Source
 from braid.errors import BraidError
 from braid.evaluation.evaluation import Evaluation
@@ -39,6 +40,7 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
     Captions count where they are equal to the letter. Rows that the model cannot read are counted
     and left out.
     """
+    need_fields(held_out, ("image", "text"), "pairs")
     strands = pipe.braid.strands
     reads = "image" if "image" in strands else "vision"
     found, left_out = _read(pipe, held_out, reads, config.limit or 200)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from braid.config import EvaluateConfig
 from braid.data import open_data
-from braid.data.rows import require
+from braid.data.rows import need_fields, require
 from braid.data.sources import Source
 from braid.errors import BraidError
 from braid.evaluation.captions import exact_match, word_error_rate
@@ -21,6 +21,9 @@ from braid.pipeline import Hole, Part, Pipeline
 PLACES = {"digit": -1, "speaker": 0}
 """What a listener hears, and which word of a caption says it."""
 
+NEEDED = ("audio", "text")
+"""Fields of the data."""
+
 Listeners = dict[str, Listener]
 """A listener for each of PLACES."""
 
@@ -34,6 +37,7 @@ def speech_suite(
     stands beside.
     """
     need_extras()
+    need_fields(held_out, NEEDED, "speech")
     return judge_speech(pipe, held_out, config, seed, train_listeners(pipe))
 
 
@@ -142,7 +146,7 @@ def readable(pipe: Pipeline, held_out: Source, limit: int) -> tuple[list[dict], 
             row = held_out[i]
             pipe.braid.strand("audio").modality.encode(row["audio"])
             pipe.braid.strand("text").modality.encode(row["text"])
-        except BraidError:
+        except (BraidError, OSError):
             left_out += 1
             continue
         rows.append(row)

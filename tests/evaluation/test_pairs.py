@@ -59,3 +59,9 @@ def test_rows_that_cannot_be_read_at_all_are_refused():
     nothing = Examples("nothing", {"image": [None], "text": ["row one"]})
     with pytest.raises(BraidError, match="no row of nothing can be read as a picture"):
         pairs(models.pipeline("fudoki"), nothing, SMALL)
+
+
+def test_data_without_a_field_that_is_needed_is_refused():
+    words = Examples("words", {"text": ["row one"]})
+    with pytest.raises(BraidError, match="pairs needs the field 'image', words has text; give"):
+        pairs(models.pipeline("fudoki"), words, SMALL)

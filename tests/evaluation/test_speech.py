@@ -142,6 +142,12 @@ def test_digits_that_cannot_be_heard_are_left_out_and_the_others_asked(files):
     assert 0 <= out.numbers["digit_spoken_from_picture"] <= 1
 
 
+def test_data_without_a_field_that_is_needed_is_refused(speaking):
+    words = Examples("words", {"text": ["anna says one"]})
+    with pytest.raises(BraidError, match="speech needs the field 'audio', words has text; give"):
+        speech_suite(speaking, words, speaking.experiment.evaluate)
+
+
 @pytest.mark.parametrize("recipe", ["speech", "omni"])
 def test_a_paradigm_without_sound_is_refused_with_those_that_have_it(recipe):
     with pytest.raises(BraidError, match="'llava' makes no sound, as it draws nothing") as error:
