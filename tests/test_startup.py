@@ -113,6 +113,7 @@ def test_what_can_wait_waits_until_something_of_it_is_asked_for():
 
 
 @known
+@pytest.mark.slow
 def test_the_compiler_finds_all_of_torch():
     """No tensor without numbers, which it computes with, is understood without what waited."""
     body = """
@@ -125,6 +126,7 @@ print(float(torch.compile(mean, backend="aot_eager")(x)))
 
 
 @known
+@pytest.mark.slow
 def test_what_waits_can_be_fetched():
     body = """
 startup.complete()
