@@ -49,7 +49,8 @@ def put_off() -> None:
 
     Nothing where torch has been imported, or where its version is not a `KNOWN` one.
     """
-    if "torch" in sys.modules or not importlib.metadata.version("torch").startswith(KNOWN):
+    told = [d.version for d in importlib.metadata.distributions(name="torch")]  # none of a build
+    if "torch" in sys.modules or not told or not told[0].startswith(KNOWN):
         return
     sys.modules.update({name: _Later(name) for name in LATER})
     sys.meta_path.insert(0, _Tracing())
