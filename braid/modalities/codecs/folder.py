@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def shell(name: str | Path) -> Codec:
     if header["kind"] not in CODECS:
         raise unknown("codec kind", header["kind"], CODECS)
     try:
-        with storage.undrawn():
-            codec = CODECS[header["kind"]](**header["config"])
+        # libraries draw again until a number is in range, which one that is never drawn may not be
+        draws = issubclass(kind := CODECS[header["kind"]], released.Released)
+        with contextlib.nullcontext() if draws else storage.undrawn():
+            codec = kind(**header["config"])
     except TypeError as e:
         raise BraidError(f"codec {str(name)!r}: codec.json does not fit its kind: {e}") from e
     codec.card = header.get("card", {})
