@@ -49,7 +49,8 @@ def put_off() -> None:
 
     Nothing where torch has been imported, or where its version is not a `KNOWN` one.
     """
-    told = [d.version for d in importlib.metadata.distributions(name="torch")]  # none of a build
+    # one built by hand may tell none
+    told = [d.version for d in importlib.metadata.distributions(name="torch")]
     if "torch" in sys.modules or not told or not told[0].startswith(KNOWN):
         return
     sys.modules.update({name: _Later(name) for name in LATER})

@@ -11,6 +11,7 @@ from braid.data.order import permuted, rows_at
 SIZES = [*range(1, 130), 255, 256, 257, 1000, 1023, 1024, 1025, 4097, 60_000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 1, 1_000_000])
 def test_every_epoch_meets_every_row_once(epoch):
     for n in SIZES:

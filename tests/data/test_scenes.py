@@ -165,6 +165,7 @@ def test_the_reader_takes_pictures_and_refuses_other_sizes():
 # -- the splits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "seen"])
 def test_no_held_out_combination_is_shown_or_named(split):
     source = scenes(split=split)
@@ -271,6 +272,7 @@ def answered(question: str, scene: Scene) -> set[str | None]:
     return {"yes" if related(first, relation, second) else "no"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_answer_is_right(split):
     source = scenes(split=split)

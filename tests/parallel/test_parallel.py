@@ -93,6 +93,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "shard", "tensor", "settings"), LAYOUTS)
 def test_a_sharded_gradient_is_the_gradient(ranks, shard, tensor, settings):
     settings = ["data.match=[text, image]", *settings]

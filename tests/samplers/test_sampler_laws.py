@@ -379,6 +379,7 @@ def tallied(sampler, process, toy, rows=ROWS):
     return torch.bincount((x * base).sum(-1), minlength=len(toy.q)).double() / rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "path"),
     [
