@@ -226,7 +226,11 @@ class DataConfig(Model):
     def named(self) -> dict[str, list[str]]:
         """What is read, by a data set's name or by its files, and the tasks of each."""
         if self.mix:
-            return {n: tasks for part in self.mix.values() for n, tasks in part.named.items()}
+            found: dict[str, list[str]] = {}
+            for part in self.mix.values():
+                for name, tasks in part.named.items():
+                    found[name] = [*dict.fromkeys([*found.get(name, []), *tasks])]
+            return found
         if self.path is None:
             return {self.source: list(self.tasks)}
         paths = [self.path] if isinstance(self.path, str) else self.path

@@ -557,7 +557,7 @@ class Pipeline:
             chosen = strand.sampler
             if given is not None and given.suits(strand.process):
                 chosen, used = given, True
-            wanted = {"steps": steps, "temperature": temperature, "start": part.start or None}
+            wanted = {"steps": steps, "temperature": temperature}
             names = {f.name for f in dataclasses.fields(chosen)}
             if getattr(chosen, "start", 0) and not part.start:
                 raise BraidError(

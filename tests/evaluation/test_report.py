@@ -16,6 +16,7 @@ from braid.data.synthetic import CAPTIONS
 from braid.errors import BraidError
 from braid.evaluation import compare, html, report
 from braid.evaluation.evaluation import Evaluation
+from braid.modalities.sounds import Sound
 from braid.paradigms import PARADIGMS
 from braid.pipeline import Hole, Part, Pipeline
 
@@ -239,3 +240,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BraidError, match="cannot write"):
         report.write(tmp_path / "file", tiny("fudoki")[0].experiment, Evaluation())
+
+
+def test_the_policy_of_a_page_lets_its_sounds_and_pictures_through():
+    made = str(
+        html.page("t", html.sounds("Said", [("one", Sound(np.zeros(80, np.float32), 8000))]))
+    )
+    assert "<audio" in made and 'src="data:audio/wav' in made
+    policy = made.split('Content-Security-Policy" content="')[1].split('"')[0]
+    assert {"img-src data:", "media-src data:"} <= {x.strip() for x in policy.split(";")}

@@ -305,3 +305,6 @@ def test_a_card_names_all_that_a_mixture_is_of():
         }
     )
     assert data.named == {"scenes": ["text_to_image"], "one.csv, two.csv": ["text"]}
+    again = DataConfig(source="scenes", tasks={"image_to_text": 1.0, "text_to_image": 2.0})
+    data = DataConfig(mix={**data.mix, "c": again})
+    assert data.named["scenes"] == ["text_to_image", "image_to_text"]
