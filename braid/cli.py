@@ -8,8 +8,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from braid import lazy_torch
 from braid.codec_cli import app as codec_app
-from braid.startup import importing, leave, put_off
+from braid.startup import importing, leave
 
 app = typer.Typer(
     name="braid",
@@ -129,7 +130,7 @@ def sample(
 ) -> None:
     """Generate from a text, a picture, or nothing."""
     with importing():
-        put_off()
+        lazy_torch.put_off()
         from braid import commands
 
     for line in commands.sample(

@@ -466,8 +466,6 @@ def load_run(folder: Path) -> Experiment:
 
 def read(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file that holds a mapping."""
-    import yaml
-
     if not path.is_file():
         raise BraidError(
             f"{str(path)!r} does not exist; give a recipe, or the path of an experiment in YAML "
@@ -476,7 +474,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         value = json.loads(text) if path.suffix == ".json" else _parse(text)
-    except (yaml.YAMLError, ValueError) as e:
+    except ValueError as e:
         raise BraidError(
             f"{str(path)!r} is not readable YAML or JSON: {' '.join(str(e).split())}"
         ) from e
@@ -489,14 +487,17 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """Read YAML or JSON; unlike YAML 1.1, 1e-5 is a number, as JSON writes it."""
+    """Read YAML or JSON, or raise ValueError; unlike YAML 1.1, 1e-5 is a number, as in JSON."""
     import yaml
 
     class Loader(yaml.SafeLoader): ...
 
     number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as e:
+        raise ValueError(str(e)) from e
 
 
 def override(experiment: M, settings: Sequence[str]) -> M:
@@ -504,7 +505,6 @@ def override(experiment: M, settings: Sequence[str]) -> M:
 
     Values are read as YAML, so 3, true, null and [1, 2] work.
     """
-    import yaml
 
     tree = experiment.model_dump(mode="json")
     for setting in settings:
@@ -534,7 +534,7 @@ def override(experiment: M, settings: Sequence[str]) -> M:
             raise _no_key(path, keys[-1], node)
         try:
             value = _parse(text) if text else None
-        except yaml.YAMLError as e:
+        except ValueError as e:
             raise BraidError(f"override {setting!r}: {text!r} is not a YAML value; quote it") from e
         if isinstance(value, dict) and any(":" in str(k) for k, v in value.items() if v is None):
             raise BraidError(f"override {setting!r}: write a space after each colon of {text!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from braid import adapting, checkpoints, compiling, config, quantisation, startup, storage
+from braid import adapting, checkpoints, compiling, config, lazy_torch, quantisation, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
@@ -98,7 +98,7 @@ def load(
     if not (folder / "experiment.json").is_file():
         from braid.families import reading
 
-        startup.complete()  # other libraries' models are made on the meta device
+        lazy_torch.complete()  # other libraries' models are made on the meta device
         released = reading.load(folder, precision)
         laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
         return _pipeline(laid, released.experiment, folder, compile)

@@ -61,10 +61,13 @@ def lay_out(
             it computes.
     """
     check(quantise)
-    braid = braid.to(dtype=dtype)
+    if dtype is not None:
+        braid.to(dtype=dtype)
     if quantise is not None:
         KINDS[quantise](braid)
-    return keep_blocks_home(braid, device) if offload else braid.to(device)
+    if offload:
+        return keep_blocks_home(braid, device)
+    return braid if device.type == "cpu" else braid.to(device)
 
 
 def int8(braid: Braid) -> None:

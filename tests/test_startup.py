@@ -1,7 +1,6 @@
 """Imports of a command: the collector is away while they run. Its end: nothing is lost by haste."""
 
 import gc
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from braid.cli import main
-from braid.startup import KNOWN, importing, put_off
+from braid.startup import importing
 
 
 @pytest.fixture
@@ -89,62 +88,6 @@ def test_leaving_says_that_an_answer_could_not_be_written():
         done = _left("print('lost')\nleave()", stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert "could not be written" in done.stderr
-
-
-def _light(body):
-    """Run code where torch was imported without what can wait; return what it printed."""
-    code = f"from braid import startup\nstartup.put_off()\nimport sys, torch\n{body}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-known = pytest.mark.skipif(
-    not importlib.metadata.version("torch").startswith(KNOWN), reason="another version of torch"
-)
-WAITING = "print(*(type(sys.modules[name]).__name__ for name in startup.LATER))"
-
-
-@known
-def test_what_can_wait_waits_until_something_of_it_is_asked_for():
-    assert set(_light(WAITING)) == {"_Later"}
-    body = "print(torch.export.export.__name__, torch.export is sys.modules['torch.export'])"
-    assert _light(body) == ["export", "True"]
-
-
-@known
-@pytest.mark.slow
-def test_the_compiler_finds_all_of_torch():
-    """No tensor without numbers, which it computes with, is understood without what waited."""
-    body = """
-def mean(x):
-    return torch.nn.functional.scaled_dot_product_attention(x, x, x).mean()
-x = torch.ones(1, 1, 4, 4)
-print(float(torch.compile(mean, backend="aot_eager")(x)))
-"""
-    assert _light(body + WAITING) == ["1.0", "module", "module", "module"]
-
-
-@known
-@pytest.mark.slow
-def test_what_waits_can_be_fetched():
-    body = """
-startup.complete()
-x = torch.ones(1, 1, 4, 4, device="meta")
-print(torch.nn.functional.scaled_dot_product_attention(x, x, x).device)
-"""
-    assert _light(body + WAITING) == ["meta", "module", "module", "module"]
-
-
-def test_nothing_is_put_off_where_torch_is_there_or_unknown(monkeypatch):
-    import torch.export
-
-    put_off()
-    assert sys.modules["torch.export"] is torch.export
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr("braid.startup.KNOWN", ("no such version",))
-    put_off()
-    assert sys.modules["torch.export"] is torch.export
 
 
 def test_an_answer_is_the_same_whenever_torch_is_complete(capfd):
