@@ -157,9 +157,13 @@ class Braid(nn.Module):
     def corrupt(self, batch: Batch, rng: Rng | int) -> dict[str, Noised]:
         """Destroy each strand's targets.
 
-        One time a span, noise from the token's own key, so that packing changes nothing.
+        One time a span, noise from the token's own key, so that packing changes nothing; in the
+        precision of the processes, whatever that of the transformer.
         """
-        seed = seed_of(rng)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._corrupt(batch, seed_of(rng))
+
+    def _corrupt(self, batch: Batch, seed: int) -> dict[str, Noised]:
         noised = {}
         for name, clean in batch.tokens.items():
             strand, target = self.strands[name], batch.target[name]
