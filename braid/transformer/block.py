@@ -133,7 +133,7 @@ class Attention(nn.Module):
         out_bias = c.bias if c.output_bias is None else c.output_bias
         self.out = nn.Linear(self.heads * self.head_width, c.width, bias=out_bias)
         norm = {
-            "rms": lambda heads: nn.RMSNorm(self.head_width, c.norm_eps),
+            "rms": lambda heads: Norm(self.head_width, c.norm_eps),
             "layer": lambda heads: nn.LayerNorm(self.head_width),
             "heads": lambda heads: HeadNorm(heads, self.head_width),
             "none": lambda heads: nn.Identity(),
@@ -163,6 +163,17 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         y = attend(q, k, v, visible).transpose(1, 2).flatten(2)
         return self.out(y), (k, v)
+
+
+class Norm(nn.RMSNorm):
+    """RMSNorm (arXiv:1910.07467) in one kernel whatever the precisions of input and gain.
+
+    Under autocast queries and keys are bfloat16 and gains float32, for which torch has none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., D]."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class HeadNorm(nn.Module):
@@ -204,8 +215,8 @@ class Block(nn.Module):
         self.post, self.dropout = c.norm_order == "post", c.dropout
         self.attention, self.feed = Attention(c), FeedForward(c)
         self.attention_norm, self.feed_norm = (
-            nn.RMSNorm(c.width, c.norm_eps),
-            nn.RMSNorm(c.width, c.norm_eps),
+            Norm(c.width, c.norm_eps),
+            Norm(c.width, c.norm_eps),
         )
         self.modulate = nn.Linear(c.width, 6 * c.width) if c.adaln else None
         if self.modulate is not None:

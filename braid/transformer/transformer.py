@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from braid.randomness import derive
 from braid.transformer.attend import Apart
-from braid.transformer.block import Block, Past, TransformerConfig
+from braid.transformer.block import Block, Norm, Past, TransformerConfig
 from braid.transformer.rope import rotary
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, config.norm_eps)
+        self.norm = Norm(config.width, config.norm_eps)
         self._initialise()
 
     def _initialise(self) -> None:

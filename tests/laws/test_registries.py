@@ -302,13 +302,23 @@ def test_every_paradigm_runs_in_other_precisions(paradigm, dtype):
     assert losses.total.dtype in (torch.float32, torch.float64)
 
 
+@pytest.fixture
+def told_always():
+    """Have torch warn each time, not once a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
 WORDS_APART = "strands.text.process={kind: discrete_flow, path: {kind: metric}}"
 
 
 @pytest.mark.parametrize(
     "made", [*models.NAMES, models.experiment("fudoki", WORDS_APART)], ids=[*models.NAMES, "words"]
 )
-def test_noise_is_the_same_under_autocast_and_the_loss_nearly(made):
+@pytest.mark.filterwarnings("error")  # as torch gives where precisions keep it from a kernel
+def test_noise_is_the_same_under_autocast_and_the_loss_nearly(made, told_always):
     """bfloat16 is for the transformer: noise drawn in it has other odds, times and tables."""
     braid = models.stirred(made, torch.float32).train()
     batch = models.packed(braid, [[models.all_learned(braid)]])
