@@ -44,7 +44,7 @@ def word_error_rate(
     for i, (a, b) in enumerate(zip(said, true, strict=True)):
         if not b.split():
             raise BraidError(f"true text {i} has no words; leave it out, it has no word error rate")
-        found = jiwer.process_words(b, a)
+        found = jiwer.process_words(" ".join(b.split()), " ".join(a.split()))
         edits.append(found.substitutions + found.deletions + found.insertions)
         words.append(found.hits + found.substitutions + found.deletions)
     return ratio(edits, words, resamples, seed)

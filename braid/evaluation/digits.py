@@ -140,7 +140,7 @@ def _spread(
     drawn = pixels([p[1] for p in done])
     out.numbers["frechet_distance"] = frechet_distance(drawn, pixels(real))
     out.numbers["frechet_distance_to_training"] = frechet_distance(drawn, pixels(train))
-    out.numbers["frechet_floor"] = frechet_distance(pixels(train), pixels(real))
+    out.numbers["frechet_floor"] = frechet_distance(pixels(train[: len(drawn)]), pixels(real))
 
 
 def _infill(

@@ -342,7 +342,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the structural similarity of each pair of pictures, [n], 1 if they are equal.
 
     Pictures are [n, H, W, C], uint8 in 0..255 or floats in 0..1, at least 11 wide and high; the
-    window is a Gaussian of 11 x 11 with sigma 1.5 (Wang et al. 2004), and channels are averaged.
+    window is a Gaussian of 11 x 11 with sigma 1.5 that lies whole within the picture (Wang et al.
+    2004), and channels are averaged.
     """
     module = require("torchmetrics.functional.image", "eval")
     left, right = _unit_pictures(a, b)
@@ -357,8 +358,11 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             torch.from_numpy(p[start : start + 256]).permute(0, 3, 1, 2).float()
             for p in (left, right)
         )
-        score = module.structural_similarity_index_measure
-        found.append(score(x, y, data_range=1.0, reduction="none").reshape(-1).double().numpy())
+        _, places = module.structural_similarity_index_measure(
+            x, y, data_range=1.0, return_full_image=True
+        )
+        whole = places[..., 5:-5, 5:-5]  # around the others the borders are mirrored
+        found.append(whole.double().mean((1, 2, 3)).numpy())
     return np.concatenate(found)
 
 

@@ -108,7 +108,7 @@ def _draw(
     out.numbers["seconds_per_drawing"] = (time.monotonic() - began) / len(asked)
     out.numbers["calls_per_drawing"] = done[0].calls
     drawn = [p[1] for p in done]
-    _compare(drawn, [p.picture for p in found], out)
+    compare(drawn, [p.picture for p in found], out)
     shown = [(p.caption, x) for p, x in zip(found[: len(drawn)], drawn, strict=True)][:16]
     real = [(p.caption, p.picture) for p in found[: len(shown)]]
     for title, cells in (("Drawn from held-out captions", shown), ("The real pictures", real)):
@@ -125,19 +125,21 @@ def _draw(
     )
 
 
-def _compare(drawn: list[Image.Image], pictures: list[Image.Image], out: Evaluation) -> None:
-    """Add the Frechet distance of drawings, and of two halves of the real pictures, on pixels."""
+def compare(drawn: list[Image.Image], pictures: list[Image.Image], out: Evaluation) -> None:
+    """Add the Frechet distance of drawings on pixels, and of two sets of real pictures.
+
+    All sets are of one size, on which the distance depends: half of the pictures at most.
+    """
     if len(drawn) < 2:
         return
     if len({p.size for p in pictures}) > 1:
         out.numbers["frechet_distance"] = None
         out.numbers["frechet_distance_note"] = "pictures of several shapes have no common pixels"
         return
-    out.numbers["frechet_distance"] = frechet_distance(
-        pixels(drawn), pixels(pictures[: len(drawn)])
-    )
     half = len(pictures) // 2
+    size = min(len(drawn), half) if half > 1 else len(drawn)
+    real = pixels(pictures[:size])
+    out.numbers["frechet_distance"] = frechet_distance(pixels(drawn[:size]), real)
     if half > 1:
-        out.numbers["frechet_floor"] = frechet_distance(
-            pixels(pictures[:half]), pixels(pictures[half:])
-        )
+        other = pixels(pictures[half : half + size])
+        out.numbers["frechet_floor"] = frechet_distance(other, real)

@@ -38,9 +38,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
             f"{b.shape}"
         )
     mean = a.mean(0) - b.mean(0)
-    c_a, c_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    c_a, c_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     roots = np.sqrt(np.clip(np.linalg.eigvals(c_a @ c_b).real, 0, None))
-    return float(mean @ mean + np.trace(c_a) + np.trace(c_b) - 2 * roots.sum())
+    squared = float(mean @ mean + np.trace(c_a) + np.trace(c_b) - 2 * roots.sum())
+    return max(0.0, squared)  # which rounding may leave below
 
 
 def accuracy(said: Sequence[object], true: Sequence[object]) -> float:

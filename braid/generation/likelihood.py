@@ -11,7 +11,8 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError
-from braid.layout import Batch, Document, pack
+from braid.layout import Batch, Document, Span, pack
+from braid.modalities import Modality
 from braid.processes import Noised, Process
 from braid.randomness import Keys, derive, uniform
 
@@ -24,7 +25,8 @@ class Nats:
         value: [documents] nats of each document's target span.
         kind: "exact", "bound" (an upper bound, estimated from random times) or "none" (the process
             has neither; value is NaN).
-        symbols: [documents] number of symbols or numbers that were scored.
+        symbols: [documents] number of symbols or numbers that were scored; of a text up to the one
+            that closes it, whatever canvas it stands on.
         greedy: [documents] whether each scored symbol is the likeliest after those before it; None
             where the likelihood is not exact.
     """
@@ -85,10 +87,20 @@ def nats(
         if value is None:
             kind, value = "none", torch.full((len(chunk),), torch.nan)
         values.append(value.cpu())
+    modality = braid.strand(name).modality
     symbols = torch.tensor(
-        [sum(int(s.targets.sum()) * max(1, s.tokens[0].numel()) for s in d) for d in documents]
+        [sum(_symbols(s, modality) for s in d if s.modality == name) for d in documents]
     )
     return Nats(torch.cat(values), kind, symbols, torch.cat(wrong) == 0 if wrong else None)
+
+
+def _symbols(span: Span, modality: Modality) -> int:
+    """Count what is scored of a span, without the padding behind what closes it."""
+    targets = span.targets
+    if modality.closes:
+        ends = modality.finished(span.tokens[:, None])
+        targets = targets & (ends.cumsum(0) - ends.long() == 0)  # none before it
+    return int(targets.sum()) * max(1, span.tokens[0].numel())
 
 
 def _predict(braid: Braid, batch: Batch, name: str, noised: Noised) -> Tensor:
@@ -125,7 +137,12 @@ def _bound(
     """Average the integrand over stratified times up to the horizon; add the terminal term."""
     clean, target = batch.tokens[name], batch.target[name]
     space = braid.strand(name).modality.space
-    offset = Keys(derive(batch.span_key[name], seed, "likelihood"))
+    # one time a document: spans that see each other, noised apart, are on no path of the process
+    row = batch.layout.slots[name] // batch.layout.document.shape[1]
+    place = torch.where(target, torch.arange(len(clean), device=clean.device), len(clean) - 1)
+    first = place.new_full((int(row.max()) + 1,), len(clean) - 1)
+    first = first.scatter_reduce(0, row, place, "amin")
+    offset = Keys(derive(batch.span_key[name][first[row]], seed, "likelihood"))
     total = None
     for k in range(times + 1):
         keys = Keys(derive(batch.token_key[name], seed, "likelihood noise", k))

@@ -131,8 +131,13 @@ class CodedImage(CodedModality):
         return PIL.fromarray(array[..., 0] if self.channels == 1 else array)
 
     def hole_shape(self, shape: int | tuple[int, ...] | None, causal: bool) -> tuple[int, ...]:
-        """Return the asked shape, which may not exceed the budget."""
+        """Return the asked shape, which may not exceed the budget; a U-Net draws its own alone."""
         asked = super().hole_shape(shape, causal)
+        if self.patching == "unet" and asked != self.shape:
+            raise BraidError(
+                f"a hole of {asked} tokens: patching 'unet' draws whole pictures of {self.shape}; "
+                "leave the shape out"
+            )
         if self.budget is not None and math.prod(asked) > self.budget:
             raise BraidError(
                 f"a hole of {asked} tokens exceeds the budget of {self.budget}; ask for less"

@@ -26,7 +26,7 @@ class _Grid(nn.Module):
     def picture(self, x: Tensor) -> Tensor:
         """Return [pictures, width, rows, columns] of whole pictures' tokens [..., width]."""
         n = self.rows * self.columns
-        if x.numel() // x.shape[-1] % n:
+        if x.numel() // x.shape[-1] % n or x.ndim > 2 and x.shape[-2] % n:
             raise BraidError(f"patching 'unet' reads whole pictures of {n} tokens")
         return x.reshape(-1, self.rows, self.columns, x.shape[-1]).movedim(-1, 1)
 

@@ -85,7 +85,7 @@ def update(gradient: Tensor) -> Tensor:
 def orthogonal(matrix: Tensor) -> Tensor:
     """Return the singular vectors of a matrix [m, n] with values of 0.7 to 1.2 for all of them.
 
-    By Newton-Schulz iterations (Jordan et al., 2024): values below 1/1000 of the norm come less
+    By Newton-Schulz iterations (Jordan et al., 2024): values below 1/500 of the norm come less
     far.
     """
     wide = matrix.shape[0] <= matrix.shape[1]

@@ -47,7 +47,7 @@ class Result:
 
     Attributes:
         total: weighted sum of the losses.
-        per_strand: modality -> mean loss over its targets.
+        per_strand: modality -> mean loss over its targets; without those that had none.
         norm: norm of the gradient before clipping.
         learning_rate: the schedule's, of parameters without a rate of their own.
         wrong: why the step was skipped, or None.
@@ -356,7 +356,8 @@ class Trainer:
         lr = c.learning_rate * rate(self.state.step, self.progress, c.warmup, c.final_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        counts = self._counts(batches)
+        told = self._counts(batches)
+        counts = dict(zip(self.braid.strands, told.to(self.device), strict=True))
         each: list[torch.Tensor] = []  # stay on the device: a copy would wait for it
         for batch in batches:
             with self._precision(), part("losses"):
@@ -382,18 +383,18 @@ class Trainer:
             with part("average"):
                 self.ema.update(self.braid, self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        return Result(total, dict(zip(counts, rest, strict=True)), norm, lr, wrong)
+        known = zip(counts, rest, told.tolist(), strict=True)
+        return Result(total, {n: loss for n, loss, count in known if count}, norm, lr, wrong)
 
-    def _counts(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
-        """Return the number of targets of each strand over all ranks and micro-batches."""
+    def _counts(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """Return the number of targets of each strand, [strands], over all ranks and batches."""
         own = torch.tensor(
             [
                 sum(int(b.target[n].sum()) for b in batches if n in b.target)
                 for n in self.braid.strands
             ]
         )
-        found = self.world.total(own) // self.experiment.parallel.tensor
-        return dict(zip(self.braid.strands, found.to(self.device), strict=True))
+        return self.world.total(own) // self.experiment.parallel.tensor
 
     def _match(self) -> None:
         """Add the gradient of data.match; every rank computes all pairs, and its share counts."""

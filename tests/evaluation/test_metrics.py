@@ -7,6 +7,7 @@ import jiwer
 import numpy as np
 import pytest
 import sacrebleu
+import scipy.signal
 import torch
 
 from braid.errors import BraidError
@@ -99,6 +100,7 @@ def test_word_errors_are_counted_by_hand():
     said, true = ["a b x", "a c", "a b", "a b"], ["a b c", "a b c", "a", "a  b"]
     assert word_error_rate(said, true).value == pytest.approx(3 / 9)
     assert word_error_rate([""], ["a b"]).value == 1.0
+    assert word_error_rate(["a\tb \n c"], ["a b\u00a0c"]).value == 0.0
     assert word_error_rate(["x y z"], ["a"]).value == 3.0
 
 
@@ -281,6 +283,20 @@ def test_the_frechet_interval_holds_the_plain_distance():
     assert found.n == 150
 
 
+def test_the_frechet_distance_of_one_column_is_that_of_two_normals():
+    a, b = normal(400, 1, 0), 2 * normal(400, 1, 1) + 1
+    want = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(want)
+    assert frechet(a, b, resamples=5).value == pytest.approx(want)
+
+
+def test_the_frechet_distance_of_a_set_to_itself_is_not_below_zero():
+    rows = normal(20, 300, 0)
+    found = frechet(rows, rows, resamples=3)
+    assert 0 <= found.value < 1e-3
+    assert found.low <= found.value
+
+
 def test_the_frechet_interval_of_a_larger_shift_lies_above():
     a, b = normal(300, 6, 0), normal(300, 6, 1)
     assert frechet(a, b).high < frechet(a, b + 1).low
@@ -305,6 +321,28 @@ def test_structural_similarity_is_one_of_equal_and_known_of_plain_pictures():
     a, b = np.full((1, 16, 16, 1), 0.2), np.full((1, 16, 16, 1), 0.6)
     expected = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)  # no variance: means alone
     assert ssim(a, b) == pytest.approx([expected], abs=1e-4)
+
+
+def test_structural_similarity_looks_through_windows_that_lie_whole_within_the_picture():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(size=(2, 3, 16, 20, 2))
+    b = (a + 0.3 * b) / 1.3
+    at = np.arange(-5, 6)
+    row = np.exp(-(at**2) / (2 * 1.5**2))
+    window = np.outer(row, row) / row.sum() ** 2
+
+    def blurred(x):
+        return scipy.signal.convolve2d(x, window, "valid")
+
+    def similarity(x, y):
+        mx, my = blurred(x), blurred(y)
+        xx, yy, xy = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+        up = (2 * mx * my + 1e-4) * (2 * xy + 9e-4)
+        return (up / ((mx**2 + my**2 + 1e-4) * (xx + yy + 9e-4))).mean()
+
+    both = zip(a, b, strict=True)
+    want = [np.mean([similarity(x[..., c], y[..., c]) for c in range(2)]) for x, y in both]
+    assert ssim(a, b) == pytest.approx(want, abs=1e-5)
 
 
 def test_the_distortion_of_a_clip_has_its_decibels_at_any_volume():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn.datasets
+from PIL import Image as PIL
 
 from braid.config import EvaluateConfig
 from braid.data.sources import Examples
 from braid.data.synthetic import toy
 from braid.errors import BraidError
-from braid.evaluation.pairs import pairs
+from braid.evaluation.evaluation import Evaluation
+from braid.evaluation.pairs import compare, pairs
 from braid.pipeline import Pipeline
 from tests.laws import models
 from tests.modalities.test_coded_image import experiment, made, picture, stirred
@@ -65,3 +68,12 @@ def test_data_without_a_field_that_is_needed_is_refused():
     words = Examples("words", {"text": ["row one"]})
     with pytest.raises(BraidError, match="pairs needs the field 'image', words has text; give"):
         pairs(models.pipeline("fudoki"), words, SMALL)
+
+
+def test_the_distance_of_drawings_and_its_floor_are_of_sets_of_one_size():
+    real = [PIL.fromarray(x.astype(np.uint8) * 15) for x in sklearn.datasets.load_digits().images]
+    out = Evaluation()
+    compare(real[:150], real[200:350], out)  # "drawn" as well as a model could
+    distance, floor = out.numbers["frechet_distance"], out.numbers["frechet_floor"]
+    assert isinstance(distance, float) and isinstance(floor, float)
+    assert 0.6 < distance / floor < 1.6

@@ -380,6 +380,8 @@ def test_a_u_net_sees_the_neighbours_of_a_cell(patch):
     assert out(hidden).shape == x.shape
     with pytest.raises(BraidError, match="whole pictures of 12 tokens"):
         into(torch.randn(13, 2 * patch**2))
+    with pytest.raises(BraidError, match="whole pictures of 12 tokens"):
+        into(torch.randn(3, 4, 2 * patch**2))  # thirds of one picture in three rows
 
 
 def test_a_u_net_puts_each_cell_in_its_place(folders):
@@ -393,6 +395,9 @@ def test_a_u_net_puts_each_cell_in_its_place(folders):
     tokens = out(into(image.tokens(cells)))
     assert torch.equal(seen[0], cells.movedim(-1, 0)[None])
     assert torch.equal(image.tokens(drawn[0][0].movedim(0, -1)), tokens)
+    assert image.hole_shape(None, False) == image.hole_shape(image.shape, False) == image.shape
+    with pytest.raises(BraidError, match="draws whole pictures"):
+        image.hole_shape((1, 2), False)
 
 
 @pytest.mark.parametrize("paradigm", ["transfusion", "dfm_fm"])

@@ -77,6 +77,18 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
+def test_a_step_tells_no_loss_of_what_it_did_not_learn(tmp_path):
+    trainer(tmp_path / "one", experiment("paradigm=llava", "train.log_every=1")).run()
+    assert not any("train/vision/loss" in line for line in lines(tmp_path / "one"))
+    rare = experiment("paradigm=chameleon", "train.log_every=1", "train.batch=1")
+    trainer(tmp_path / "two", rare).run()
+    told = [
+        [line.get(f"train/{n}/loss") for n in ("text", "image")] for line in lines(tmp_path / "two")
+    ]
+    assert any(None in both for both in told)  # a batch of one document learns one of them
+    assert all(loss is None or loss > 0 for both in told for loss in both)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
