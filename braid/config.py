@@ -152,7 +152,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Model(BaseModel):
     """Base of what an experiment is made of: frozen, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class StrandConfig(Model):
