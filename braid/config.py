@@ -505,7 +505,6 @@ def override(experiment: M, settings: Sequence[str]) -> M:
 
     Values are read as YAML, so 3, true, null and [1, 2] work.
     """
-
     tree = experiment.model_dump(mode="json")
     for setting in settings:
         path, equals, text = setting.partition("=")

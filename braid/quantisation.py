@@ -67,6 +67,7 @@ def lay_out(
         KINDS[quantise](braid)
     if offload:
         return keep_blocks_home(braid, device)
+    # moving it to where it is would move nothing, and import torch's fake tensors
     return braid if device.type == "cpu" else braid.to(device)
 
 

@@ -138,10 +138,10 @@ def _bound(
     clean, target = batch.tokens[name], batch.target[name]
     space = braid.strand(name).modality.space
     # one time a document: spans that see each other, noised apart, are on no path of the process
-    row = batch.layout.slots[name] // batch.layout.document.shape[1]
+    B, L = batch.layout.document.shape
+    row = batch.layout.slots[name] // L
     place = torch.where(target, torch.arange(len(clean), device=clean.device), len(clean) - 1)
-    first = place.new_full((int(row.max()) + 1,), len(clean) - 1)
-    first = first.scatter_reduce(0, row, place, "amin")
+    first = place.new_full((B,), len(clean) - 1).scatter_reduce(0, row, place, "amin")
     offset = Keys(derive(batch.span_key[name][first[row]], seed, "likelihood"))
     total = None
     for k in range(times + 1):
