@@ -49,6 +49,7 @@ print(json.dumps({WAITING}))
     assert told == list(LATER)
 
 
+@pytest.mark.slow
 def test_what_torch_takes_over_by_name_computes():
     told = _light("""
 x, held = torch.arange(3.0), torch.vmap

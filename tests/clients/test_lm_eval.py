@@ -93,6 +93,7 @@ def evaluate(model: Path, tasks: Path, name: str, **options) -> dict:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "paradigm",
     [
@@ -151,6 +152,7 @@ def test_perplexity_is_that_of_the_texts(tasks, tmp_path):
     assert math.isclose(found["byte_perplexity,none"], math.exp(nats / size), rel_tol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["verb", pytest.param("module", marks=SLOW)])
 def test_its_own_command_line_knows_the_model(way, tasks, tmp_path, monkeypatch):
     from lm_eval import tasks as known

@@ -126,11 +126,13 @@ def test_a_row_has_every_field_and_pictures_are_what_the_scenes_say():
 # -- the reader
 
 
+@pytest.mark.slow
 def test_the_reader_reads_every_drawing_exactly():
     assert share_read(scenes(), lambda picture, i: picture) == 1
     assert share_read(scenes(split="unseen"), lambda picture, i: picture) == 1
 
 
+@pytest.mark.slow
 def test_the_reader_stands_noise_and_blur():
     assert share_read(scenes(), noisy) >= 0.99
     assert share_read(scenes(), lambda picture, i: noisy(blurred(picture), i)) >= 0.99

@@ -68,6 +68,7 @@ def keys_of(batches: Sequence[Batch], name: str) -> torch.Tensor:
     return torch.cat([b.token_key[name] for b in batches if name in b.token_key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "workers", "accumulate"), SPLITS)
 def test_samples_are_the_same_on_any_ranks_and_workers(ranks, workers, accumulate):
     whole = taken(small_loader(), 16, 4)
@@ -235,6 +236,7 @@ def test_a_sample_is_named(model, corpora):
     assert loader.describe((0, 7)) == "rows row 7 (7.png)"
 
 
+@pytest.mark.slow
 def test_what_workers_convert_is_counted(model, corpora):
     image = model.strand("image").modality
     assert isinstance(image, Image)

@@ -75,6 +75,7 @@ def test_greedy_generation_is_that_of_transformers(tmp_path, name):
     assert until_end(alone.tokens[1][0].tolist()) == until_end(theirs[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begins", [True, False])
 @pytest.mark.parametrize("name", ["llama, tied", "qwen3"])
 def test_a_hole_goes_on_where_the_prompt_ends(tmp_path, name, begins):

@@ -87,6 +87,7 @@ def greedy(model: Any, ids: list[int], n: int, **given: Any) -> list[int]:
     return made[0, len(ids) :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MADE if name != "fudoki"])
 def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
     source, model = MADE[name](tmp_path / "float")
@@ -106,6 +107,7 @@ def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
     assert len(list((tmp_path / "half").glob("*.safetensors"))) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_a_saved_model_needs_the_release_no_longer(tmp_path, name):
     source, _ = MADE[name](tmp_path / "released")
@@ -202,6 +204,7 @@ def test_what_janus_draws_is_that_of_transformers(tmp_path):
     assert made.std() > 10 and np.abs(made.astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [3.0, 1.5])
 def test_guidance_draws_the_symbols_that_janus_draws(tmp_path, weight):
     folder, model = janus(tmp_path / "released")

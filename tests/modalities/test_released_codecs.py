@@ -86,6 +86,7 @@ def folder(request, tmp_path) -> Path:
     return written(tmp_path / request.param, MODELS[request.param]())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("shift", [None, 0.25])
 def test_a_kl_code_is_the_scaled_mean_of_the_library(tmp_path, shift):
@@ -179,6 +180,7 @@ def test_rows_of_a_dac_are_as_far_apart_as_what_is_decoded(tmp_path):
     torch.testing.assert_close(torch.pdist(codec.table()), torch.pdist(decoded))
 
 
+@pytest.mark.slow
 def test_a_saved_codec_needs_no_released_folder(folder, tmp_path):
     codec = load(folder)
     save(codec, tmp_path / "saved")

@@ -61,6 +61,7 @@ def test_numbers_that_do_not_divide_are_refused(ranks, shard, tensor, said):
         parallel.mesh("cpu", ranks, shard, tensor)
 
 
+@pytest.mark.slow
 def test_ranks_agree():
     a, b = call(WORK, "tell", 2, {"values": [3, 4]})
     assert (
@@ -76,6 +77,7 @@ def test_ranks_agree():
     )
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_reaches_all():
     assert call(WORK, "fail", 2, {}) == [
         "BraidError: rank 1: OSError: the disk is full",

@@ -156,6 +156,7 @@ def test_load_lays_a_model_out_in_less_memory(tmp_path):
     assert less(["row", Hole("image")], steps=2)[1].size == (4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paradigm", models.NAMES)
 def test_what_goes_up_comes_back(paradigm, hub, tmp_path):
     hub.large = 10_000  # the weights take the way of large files

@@ -159,6 +159,7 @@ def test_a_longer_budget_continues_a_run(tmp_path):
     assert longer.state.step == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["seed=1", "train.batch=4", "rule=spans", "data.drop=0.5"])
 def test_a_run_of_another_experiment_is_refused(setting, tmp_path):
     trainer(tmp_path, experiment()).run()
@@ -175,6 +176,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path):
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paradigm", models.NAMES)
 def test_accumulating_gradients_changes_nothing(paradigm, tmp_path):
     once, twice = (
@@ -251,6 +253,7 @@ def test_bad_steps_are_left_out(tmp_path):
     assert "skipped the documents 8 to 15 at step 1" in t.console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [16, 32], ids=["before them", "among them"])
 def test_bad_steps_count_on_where_a_run_was_stopped(tmp_path, last):
     settings = ("train.save_every=2", "train.bad_steps=3", "train.steps=7")
@@ -384,6 +387,7 @@ def test_a_run_directory_holds_what_it_should(tmp_path):
     assert all(x["train/image/loss"] > 0 and x["train/text/loss"] > 0 for x in lines(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_experiment_of_a_run_directory_repeats_it(tmp_path):
     for paradigm in models.NAMES:
         made = experiment(f"paradigm={paradigm}", "train.steps=1")
