@@ -24,6 +24,7 @@ from braid.doctor.sizes import SIZES, Sizes, skeleton
 from braid.errors import BraidError
 from braid.paradigms import PARADIGMS
 from braid.training.ema import EMA
+from braid.training.muon import operations
 from braid.training.optimizer import make_optimizer
 from braid.transformer import TransformerConfig
 from braid.transformer.block import Block
@@ -216,6 +217,21 @@ def test_operations_are_those_that_torch_counts(paradigm):
         braid.loss(batch, 0).total.backward()
     counted = counter.get_total_flops() - noise.get_total_flops()
     assert sizes.flops * sizes.tokens == pytest.approx(counted, rel=0.05)
+
+
+def test_every_rank_does_all_operations_of_muon():
+    made = [
+        recipes.resolve("digits", [*SMALL, f"train.optimizer={name}"]) for name in ("adamw", "muon")
+    ]
+    adamw, muon = map(Sizes.of, made)
+    blocks = skeleton(made[1]).transformer.blocks
+    matrices = (m.weight.shape for m in blocks.modules() if hasattr(m, "weight"))
+    assert muon.turning == sum(operations(s) for s in matrices if len(s) == 2)
+    for gpus in (1, 2):
+        with_adamw, with_muon = (
+            estimate(s, Machine(gpus=gpus), Layout(shard=gpus)).flops for s in (adamw, muon)
+        )
+        assert with_muon - with_adamw == pytest.approx(muon.turning)
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True)
     repeated = sizes.block_products - c.width * c.size_of_hidden  # the last product is not needed
     again = c.depth * (2 * repeated + 4 * sizes.row * c.heads * c.size_of_head)
     flops = (sizes.flops + again * layout.recompute) * sizes.tokens / machine.gpus
+    flops += sizes.turning  # each rank computes every whole update
     return Estimate(
         layout,
         memory,

@@ -16,6 +16,7 @@ from braid.modalities import Modality
 from braid.processes import Noised
 from braid.spaces import Discrete
 from braid.strand import Strand
+from braid.training.muon import operations
 from braid.training.optimizer import turning
 from braid.transformer import Transformer, TransformerConfig
 from braid.transformer.cost import block_parameters, block_products, flops_per_token, products
@@ -65,6 +66,7 @@ class Sizes:
         average: whether an average of the weights is kept.
         bfloat16: whether the forward pass runs in bfloat16.
         turned: parameters, all in blocks, that Muon moves: it keeps one moment of them, not two.
+        turning: operations of those moves, a step.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Sizes:
     average: bool
     bfloat16: bool
     turned: int = 0
+    turning: float = 0.0
 
     @property
     def rest(self) -> int:
@@ -113,6 +116,7 @@ class Sizes:
         if experiment.data.row is not None:
             rows = max(1.0, train.batch * used / documents / experiment.data.row)
             row = experiment.data.row
+        turned = turning(braid) if train.optimizer == "muon" else []
         share = {name: len(slots) / used for name, slots in batch.layout.slots.items()}
         return cls(
             experiment.name,
@@ -129,7 +133,8 @@ class Sizes:
             train.batch,
             bool(train.ema),
             train.precision == "bfloat16",
-            sum(p.numel() for p in turning(braid)) if train.optimizer == "muon" else 0,
+            sum(p.numel() for p in turned),
+            sum(operations(p.shape) for p in turned),
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ _COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of Jordan et al., 2024: fast, and go
 class Muon(torch.optim.AdamW):
     """Muon (Jordan et al., 2024) for the groups with "orthogonal", AdamW for all others.
 
-    The update of a matrix has the size that AdamW's usually has, 0.2 a number (Moonlight,
+    The update of a matrix has about the size that AdamW's usually has, 0.2 a number (Moonlight,
     arXiv:2502.16982), so that one learning rate and one decay serve both. Weights of more axes, as
     those of convolutions, are matrices [first axis, all others]. torch.optim.Muon takes neither
-    these nor vectors, and computes in bfloat16, which is slow on most CPUs.
+    these nor vectors, and computes in bfloat16 everywhere, which is slow on most CPUs; here GPUs
+    do.
 
     Of a matrix that is sharded each rank computes the whole update, and keeps its shard.
     """
@@ -67,7 +69,10 @@ class Muon(torch.optim.AdamW):
 
 
 def update(gradient: Tensor) -> Tensor:
-    """Return the update of a weight [out, ...] along a gradient: 0.2 a number, root mean square."""
+    """Return the update of a weight [out, ...] along a gradient.
+
+    Its root mean square is 0.14 to 0.24, as far as the gradient has no direction that is zero.
+    """
     if type(gradient) is not Tensor:  # the import is for those who shard
         from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -77,9 +82,10 @@ def update(gradient: Tensor) -> Tensor:
         return distribute_tensor(
             whole, gradient.device_mesh, gradient.placements, src_data_rank=None
         )
-    matrix = gradient.flatten(1).float()
+    half = gradient.device.type == "cuda"  # Jordan et al.: bfloat16 is enough
+    matrix = gradient.flatten(1).to(torch.bfloat16 if half else torch.float32)
     size = 0.2 * max(matrix.shape) ** 0.5
-    return orthogonal(matrix).mul_(size).view_as(gradient).to(gradient.dtype)
+    return orthogonal(matrix).to(gradient.dtype).mul_(size).view_as(gradient)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -96,3 +102,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x if wide else x.T
+
+
+def operations(shape: Sequence[int]) -> float:
+    """Return the operations of `orthogonal` for a weight of a shape [out, ...]."""
+    m, n = sorted((shape[0], math.prod(shape[1:])))
+    return _STEPS * (4.0 * m * m * n + 2.0 * m**3)

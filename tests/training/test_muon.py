@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from braid.config import TrainConfig
 from braid.errors import BraidError
@@ -22,6 +23,19 @@ def test_directions_are_kept_and_singular_values_become_alike(shape):
     assert float(reached[strong].min()) > 0.6
     assert float(reached.max()) < 1.3
     torch.testing.assert_close(found, torch.diag(reached), atol=1e-4, rtol=0)
+
+
+def test_singular_values_become_alike_in_half_precision():
+    given = torch.randn(40, 96, generator=torch.Generator().manual_seed(0))
+    reached = torch.linalg.svdvals(muon.orthogonal(given.bfloat16()).float())
+    assert 0.6 < float(reached.min()) <= float(reached.max()) < 1.3
+
+
+@pytest.mark.parametrize("shape", [(8, 50), (50, 8), (6, 3, 3, 3)])
+def test_operations_are_those_that_torch_counts(shape):
+    with FlopCounterMode(display=False) as counter:
+        muon.update(torch.ones(shape))
+    assert counter.get_total_flops() == muon.operations(shape)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 200), (200, 32)])
