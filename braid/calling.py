@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,22 @@ def seed_of(given: int | torch.Generator | None) -> int:
     if isinstance(given, torch.Generator):
         device = given.device
         return int(torch.randint(2**63 - 1, (), generator=given, device=device))
-    return 0 if given is None else given
+    return 0 if given is None else whole("seed", given)
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """Return an option that is a whole number.
+
+    Raises:
+        BraidError: it is none, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise BraidError(f"{name} {value!r} is no whole number; give one") from None
+    if least is not None and number < least:
+        raise BraidError(f"{name} {number} must be at least {least}")
+    return number
 
 
 def step_end(pipe: Pipeline, callback: StepEnd | None) -> Callable[[Frame], bool] | None:

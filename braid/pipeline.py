@@ -187,11 +187,9 @@ class Pipeline:
         guidance = calling.one(guidance=guidance, guidance_scale=guidance_scale)
         seed = calling.seed_of(calling.one(seed=seed, generator=generator))
         calling.one(callback=callback, callback_on_step_end=callback_on_step_end)
-        count = 1 if n is None else n
-        if count < 1:
-            raise BraidError(f"n {n} must be at least 1")
+        count = 1 if n is None else calling.whole("n", n, 1)
         out = self.batch(
-            [parts] * count,
+            [_parts(parts)] * count,
             steps=steps,
             guidance=1.0 if guidance is None else guidance,
             temperature=temperature,
@@ -229,11 +227,13 @@ class Pipeline:
         take turns, each batch counted from 0.
         """
         each = {"steps": steps, "guidance": guidance, "temperature": temperature}
+        documents = [_parts(d) for d in documents]
         given = [_for_each(name, value, len(documents)) for name, value in each.items()]
         options = [_Chosen(*chosen) for chosen in zip(*given, strict=True)]
-        if rows < 1:
-            raise BraidError(f"rows {rows} must be at least 1")
+        rows = calling.whole("rows", rows, 1)
         cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
+        if not isinstance(cache, BlockCache | None):
+            raise BraidError(f"cache {cache!r} is none; give one as 'dual:16', or leave it out")
         seeds = range(len(documents)) if seeds is None else seeds
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
@@ -295,7 +295,7 @@ class Pipeline:
 
         Parts of read-only modalities are left out.
         """
-        out = []
+        parts, out = _parts(parts), []
         for end in range(1, len(self.spans(parts)) + 1):
             document = self.document(parts[:end])  # as in training, a learned part ends it
             if self.braid.strand(document[-1].modality).process is not None:
@@ -318,6 +318,7 @@ class Pipeline:
         """
         if len(candidates) < 2:
             raise BraidError(f"give at least two candidates to choose from, got {len(candidates)}")
+        parts = _parts(parts)
         documents = [self.document([*parts, candidate]) for candidate in candidates]
         if len({d[-1].modality for d in documents}) > 1:
             raise BraidError(
@@ -602,7 +603,17 @@ def _root(seed: int) -> int:
 
 
 def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(sampler, str | Mapping):
+        raise BraidError(
+            f"sampler {sampler!r} is none; give a name of `braid recipes`, its options with a "
+            "'kind', or a Sampler"
+        )
     return {"kind": sampler} if isinstance(sampler, str) else dict(sampler)
+
+
+def _parts(document: Any) -> Any:
+    """Return a document that can be read more than once; a string is refused later."""
+    return document if isinstance(document, str) else list(document)
 
 
 def _form(part: Known | Opening) -> tuple:
@@ -645,8 +656,8 @@ class _Chosen:
             raise BraidError(
                 f"guidance {self.guidance} is out of range; use 0 or more (1 is no guidance)"
             )
-        if self.steps is not None and self.steps < 1:
-            raise BraidError(f"steps {self.steps} must be at least 1")
+        if self.steps is not None:
+            calling.whole("steps", self.steps, 1)
 
 
 def _for_each(name: str, value: Each[Any], count: int) -> list[Any]:
@@ -666,7 +677,10 @@ def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:
 
     A mask in pixels holds a token where it holds all its pixels.
     """
-    mask = torch.from_numpy(np.asarray(keep)).bool()
+    try:
+        mask = torch.from_numpy(np.asarray(keep)).bool()
+    except (TypeError, ValueError) as e:
+        raise BraidError(f"keep {keep!r:.40} is no mask ({e}); give an array of bools") from e
     if mask.shape == shape or mask.shape == (math.prod(shape),):
         return mask.flatten()
     if (

@@ -56,6 +56,15 @@ def test_a_hole_may_stand_anywhere():
         assert out[hole].size == (4, 4)
 
 
+def test_parts_may_come_one_by_one():
+    given = ["row", Hole("image")]
+    out = pipe()((p for p in given), steps=1, n=2)
+    assert [len(o) for o in out] == [2, 2]
+    assert out[0][1].tobytes() == pipe()(given, steps=1)[1].tobytes()
+    whole = ["row", picture()]
+    assert pipe().score(p for p in whole) == pipe().score(whole)
+
+
 def test_one_result_has_no_list_around_it_and_n_results_have():
     one, three = (pipe()([Hole("image")], steps=1, n=n) for n in (None, 3))
     assert isinstance(one, braid.Parts)
@@ -122,6 +131,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "guidance below 0": (lambda: pipe()(ONE, guidance=-1), "guidance -1 is out of range"),
     "guidance nan": (lambda: pipe()(ONE, guidance=math.nan), "guidance nan is out of range"),
     "guidance inf": (lambda: pipe()(ONE, guidance=math.inf), "guidance inf is out of range"),
+    "n 1.5": (lambda: pipe()(ONE, n=1.5), "n 1.5 is no whole number"),
+    "steps 2.5": (lambda: pipe()(ONE, steps=2.5), "steps 2.5 is no whole number"),
+    "seed a": (lambda: pipe()(ONE, seed="a"), "seed 'a' is no whole number"),
+    "sampler 3": (lambda: pipe()(ONE, sampler=3), "sampler 3 is none"),
+    "cache 3": (lambda: pipe()(ONE, cache=3), "cache 3 is none"),
     "n 0": (lambda: pipe()(ONE, n=0), "n 0 must be at least 1"),
     "temperature": (lambda: pipe()(ONE, temperature=-1), "temperature -1 must be 0"),
     "few seeds": (lambda: pipe().batch([ONE, ONE], seeds=[1]), "1 seeds for 2 documents"),
@@ -133,6 +147,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "NextToken cannot run Masked; valid: jump, confidence, ancestral",
     ),
     "empty text": (lambda: pipe()(["", Hole("image")]), "the text is empty; write at least one"),
+    "unseen text": (lambda: pipe()(["\u200b\ufeff", Hole("image")]), "the text is empty"),
     "blank text": (lambda: pipe()([" \n", Hole("image")]), "the text is empty"),
     "broken text": (lambda: pipe()(["\ud800", Hole("image")]), "no valid Unicode"),
     "a number": (lambda: pipe()([3, Hole("image")]), "no modality of this model reads int 3"),
@@ -143,6 +158,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "hole of vision": (lambda: pipe("llava")([Hole("vision")]), "is read only in this model"),
     "hole too large": (lambda: pipe()([Hole("image", (3, 2))]), "spans at most (2, 2) tokens"),
     "hole of 0": (lambda: pipe()([Hole("text", 0)]), "has shape (4,) in tokens, not (0,)"),
+    "hole of 2.5": (lambda: pipe()([Hole("text", 2.5)]), "not 2.5; give whole numbers"),
+    "endless hole": (lambda: pipe()([Hole("text", 10**12)]), "more than 1048576 tokens"),
     "hole of 3 axes": (lambda: pipe()([Hole("image", (1, 1, 1))]), "in tokens, not (1, 1, 1)"),
     "start 1": (
         lambda: pipe()([Hole("image", draft=picture(), start=1)]),
@@ -164,6 +181,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "keep of another shape": (
         lambda: pipe()([Hole("image", draft=picture(), keep=np.ones((3, 3), bool))]),
         "keep has shape (3, 3); a hole of image takes (2, 2) tokens",
+    ),
+    "keep of letters": (
+        lambda: pipe()([Hole("image", draft=picture(), keep="abc")]),
+        "keep 'abc' is no mask",
     ),
     "draft of another size": (
         lambda: pipe()([Hole("text", 9, draft="row")]),

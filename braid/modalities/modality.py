@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +17,11 @@ from braid.layout import Span
 from braid.spaces import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+MOST_TOKENS = 2**20
+"""Tokens of a hole; more is a slip of the pen."""
 
 
 class Tokens(NamedTuple):
@@ -106,9 +111,21 @@ class Modality:
         """Return the shape in tokens of a hole that a user asked for."""
         if shape is None:
             return self.shape
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        try:
+            sizes = shape if isinstance(shape, Iterable) else (shape,)
+            shape = tuple(map(operator.index, sizes))
+        except TypeError:
+            raise BraidError(
+                f"a hole of {self.name} has shape {self.shape} in tokens, not {shape!r}; give "
+                "whole numbers"
+            ) from None
         if len(shape) != len(self.shape) or min(shape) < 1:
             raise BraidError(f"a hole of {self.name} has shape {self.shape} in tokens, not {shape}")
+        if math.prod(shape) > MOST_TOKENS:
+            raise BraidError(
+                f"a hole of {self.name} of {shape} has more than {MOST_TOKENS} tokens; fill it in "
+                "parts"
+            )
         if self.grid is not None and any(
             n > most for n, most in zip(shape, self.grid, strict=True)
         ):

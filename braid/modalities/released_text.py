@@ -111,7 +111,13 @@ class ReleasedText(Text):
                 f"{self.name}: expected a string or a list of strings and symbols, got "
                 f"{type(raw).__name__} {raw!r:.40}"
             )
-        return [i for piece in pieces for i in self._piece(piece)]
+        found = [i for piece in pieces for i in self._piece(piece)]
+        if not found:
+            raise BraidError(
+                f"{self.name}: the text {raw!r:.40} has no symbols; write something, or leave the "
+                "part out"
+            )
+        return found
 
     def _piece(self, piece: str) -> list[int]:
         if not isinstance(piece, Symbol):
