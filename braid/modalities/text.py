@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<end>"
+
+_UNSEEN = ("Zs", "Zl", "Zp", "Cc", "Cf")
+"""Unicode's categories of spaces, controls and marks without a shape."""
 
 
 class Text(Modality):
@@ -55,6 +59,10 @@ class Text(Modality):
             raise BraidError(
                 f"text vocabulary {vocabulary} is smaller than the 256 bytes; use at least 256"
             )
+        if isinstance(frames, str) or len(set(frames)) < len(frames):
+            raise BraidError(
+                f"text frames {frames!r}: give a list of modalities, each once, such as ['image']"
+            )
         self.name = self.field = name
         self.shape, self.length = (length,), length
         self.vocabulary, self.frames = vocabulary, tuple(frames)
@@ -78,7 +86,7 @@ class Text(Modality):
 
     def _adopt(self, text: str) -> None:
         self._tokenizer = read_tokenizer(text, f"text modality {self.name!r}")
-        self.vocabulary = self._tokenizer.get_vocab_size()
+        self.vocabulary = 1 + max(self._tokenizer.get_vocab().values(), default=-1)  # or has gaps
         self.size = self.vocabulary + 1 + len(self.frames)
         self.space = Discrete(self.size)
 
@@ -106,8 +114,9 @@ class Text(Modality):
 
     @property
     def end(self) -> int:
-        """Id of `<end>`."""
-        return self.tokenizer.get_vocab_size()
+        """Id of `<end>`: the first above those of the tokenizer."""
+        assert self.tokenizer is not None, "refused where there is none"
+        return self.vocabulary
 
     def closing(self, following: str | None) -> int:
         """Return the id of the symbol that closes a text before a modality."""
@@ -126,12 +135,18 @@ class Text(Modality):
             raise BraidError(
                 f"{self.name}: expected a string, got {type(raw).__name__} {raw!r:.40}"
             )
-        if not raw.strip():
+        if all(unicodedata.category(c) in _UNSEEN for c in raw):
             raise BraidError(
                 f"{self.name}: the text is empty; write at least one visible character, or leave "
                 "the part out"
             )
-        return self._plain(raw)
+        found = self._plain(raw)
+        if not found:
+            raise BraidError(
+                f"{self.name}: the tokenizer has no symbol for any part of {raw!r:.40}; use one "
+                "that knows all bytes, or an unknown symbol"
+            )
+        return found
 
     def _plain(self, raw: str) -> list[int]:
         try:
@@ -140,6 +155,8 @@ class Text(Modality):
             raise BraidError(
                 f"{self.name}: the text is no valid Unicode (a lone surrogate); repair its encoding"
             ) from e
+        except Exception as e:  # the library raises no narrower one
+            raise BraidError(f"{self.name}: the tokenizer cannot read {raw!r:.40} ({e})") from e
 
     def decode(self, tokens: Tensor, shape: tuple[int, ...] = ()) -> str:
         """Return the text before the first frame symbol."""
