@@ -28,17 +28,20 @@ def train(
         out: folder of the codec; codecs/NAME where it is None.
         device: where to train; the accelerator if there is one.
     """
+    from braid import parallel
     from braid.data.rows import require
     from braid.modalities import codecs
     from braid.recipes.codecs import resolve_codec
     from braid.training.codecs import train_codec
 
+    parallel.alone("training a codec")
     experiment = resolve_codec(recipe, settings)
     if experiment.make().medium == "image":
         require("torchmetrics", "eval")  # what is missing is found before the training, not after
     out = Path("codecs") / experiment.name if out is None else out
     if (out / "codec.json").exists():
         raise BraidError(f"{str(out)!r} holds a codec that models may use; choose another folder")
+    storage.check_alone(out)
     console = Console()
     codec = train_codec(experiment, out, console, device)
     codec.card["metrics"] = _measure(codec, experiment)
@@ -103,13 +106,16 @@ def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = 
         size: side of the pictures in pixels.
         limit: encode only so many rows.
     """
-    from braid.data.cache import write
+    from braid import parallel
+    from braid.data.cache import FILES, write
     from braid.data.open import BUILT_IN
     from braid.data.sources import open_source
     from braid.modalities import codecs
 
+    parallel.alone("encoding data")
     _within(size, limit)
     storage.writable(out.parent)
+    storage.check_alone(out, FILES)
     source = BUILT_IN[data](0).train if data in BUILT_IN else open_source(data)
     return write(codecs.load(name), source, out, size, limit, Console())
 

@@ -20,17 +20,17 @@ class CodecTrain(Model):
 
     steps: int = Field(default=100_000, ge=1)
     """Optimiser steps at most."""
-    minutes: float | None = Field(default=5.0, gt=0)
+    minutes: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
     """Wall-clock budget; the learning rate falls over it."""
     batch: int = Field(default=16, ge=1)
     """Pictures or clips in a step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon turns all matrices and convolutions (Jordan et al., 2024)."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Peak learning rate; muon learns well at four times that of adamw."""
     augment: bool = True
     """Flip, shift and recolour pictures; change the loudness of sound."""
-    adversary: float = Field(default=0.0, ge=0)
+    adversary: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of a patch adversary; sharper pictures, more distortion."""
     examples: int = Field(default=50_000, ge=1)
     """Read at most so many examples into memory."""
@@ -45,7 +45,7 @@ class CodecExperiment(Model):
     seed: int = Field(default=0, ge=0, lt=2**31)
     codec: Annotated[dict[str, Any], BeforeValidator(_codec)]
     """{"kind": "image" or "audio", options}."""
-    size: float
+    size: float = Field(gt=0, allow_inf_nan=False)
     """Side of the training pictures in pixels, or length of the clips in seconds."""
     data: DataConfig
     train: CodecTrain = CodecTrain()

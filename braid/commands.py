@@ -176,10 +176,11 @@ def evaluate(
         device: where to run.
         quiet: print nothing.
     """
-    from braid import loading
+    from braid import loading, parallel
     from braid.data import open_data, open_source
     from braid.evaluation import check_data
 
+    parallel.alone("evaluation")
     if limit is not None and limit < 1:
         raise BraidError(f"--limit {limit} must be at least 1")
     pipe = loading.load(run, device)

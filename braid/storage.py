@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,14 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def check_alone(folder: Path, names: Container[str] = ()) -> None:
+    """Refuse a folder that holds other files than these, which writing it would lose."""
+    if folder.is_dir() and any(p.name not in names for p in folder.iterdir()):
+        raise BraidError(
+            f"cannot write {str(folder)!r}: it holds other files; choose another folder"
+        )
+
+
 def save(
     folder: Path,
     tensors: Mapping[str, Mapping[str, Tensor]],
@@ -50,10 +58,7 @@ def save(
     """Write a folder of NAME.safetensors, NAME.json and copies of folders, all or nothing."""
     folders = folders or {}
     names = {f"{n}.safetensors" for n in tensors} | {f"{n}.json" for n in texts} | set(folders)
-    if folder.is_dir() and {p.name for p in folder.iterdir()} - names:
-        raise BraidError(
-            f"cannot write {str(folder)!r}: it holds other files; choose another folder"
-        )
+    check_alone(folder, names)
     with replacing(folder) as temporary:
         for name, group in tensors.items():
             save_file(_unshared(group), temporary / f"{name}.safetensors")

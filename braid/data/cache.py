@@ -25,6 +25,9 @@ from braid.modalities.codecs import Codec, Codes
 from braid.modalities.pictures import convert, fit_to, open_picture
 from braid.spaces import Discrete
 
+FILES = ("codes.safetensors", "rows.json", "cache.json")
+"""What a cache consists of."""
+
 
 class Cached(Source):
     """Rows of an encoded data set; pictures are `Codes`."""

@@ -50,6 +50,8 @@ class Pictures:
     field = "image"
 
     def __init__(self, codec: Codec, size: float) -> None:
+        if not 1 <= size < 2**15:
+            raise BraidError(f"size {size:g} is no side of a picture; give 1 pixel or more")
         self.channels, self.size = codec.channels, int(size)
 
     def read(self, source: Source, limit: int) -> Media:
@@ -94,6 +96,10 @@ class Sounds:
 
     def __init__(self, codec: Codec, size: float) -> None:
         self.rate, self.samples = codec.rate, round(size * codec.rate)
+        if self.samples < 1:
+            raise BraidError(
+                f"a clip of {size:g} s has no sample at {codec.rate} Hz; give more seconds"
+            )
 
     def read(self, source: Source, limit: int) -> Media:
         """Return clips as float32 [n, samples]: short ones end in silence, long ones are cut.

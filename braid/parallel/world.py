@@ -142,6 +142,20 @@ def launched(environment: Mapping[str, str] | None = None) -> bool:
     return "RANK" in (os.environ if environment is None else environment)
 
 
+def alone(work: str) -> None:
+    """Refuse several ranks for work that one process does.
+
+    Raises:
+        BraidError: a launcher started more than one.
+    """
+    ranks = os.environ.get("WORLD_SIZE", "1") if launched() else "1"
+    if ranks != "1":
+        raise BraidError(
+            f"{work} is done by one process, and a launcher started {ranks}; start it without "
+            "torchrun"
+        )
+
+
 def join(
     device: torch.device | None = None,
     seconds: float = 600.0,

@@ -41,6 +41,8 @@ def train_codec(
     c = experiment.train
     torch.manual_seed(experiment.seed)
     codec = experiment.make().to(choose(device))
+    if c.adversary and codec.medium != "image":
+        raise BraidError("train.adversary judges pictures; set it to 0 for sound")
     data = open_data(experiment.data, experiment.seed)
     media: MediaReader = MEDIA[codec.medium](codec, experiment.size)
     console.print(
@@ -96,8 +98,6 @@ class _Run:
         self.steps = 0
         self.adversary: Adversary | None = None
         if self.c.adversary:
-            if codec.medium != "image":
-                raise BraidError("train.adversary judges pictures; set it to 0 for sound")
             self.adversary = Adversary(codec.channels, self.c.learning_rate / 4, self.device)
 
     def step(self, done: float) -> Tensor:

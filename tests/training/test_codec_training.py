@@ -24,7 +24,7 @@ from braid.data.cache import Cached
 from braid.data.sources import Examples
 from braid.data.synthetic import toy
 from braid.errors import BraidError
-from braid.evaluation.codecs import Pictures, evaluate_codec
+from braid.evaluation.codecs import Pictures, Sounds, evaluate_codec
 from braid.modalities import codecs
 from braid.modalities.codecs import ImageCodec
 from braid.recipes import resolve
@@ -157,6 +157,9 @@ REFUSED = {
     "kind": ({"codec": {"kind": "imgae"}}, "unknown codec 'imgae'; did you mean 'image'"),
     "setting": ({"train": {"setps": 3}}, "unknown setting 'train.setps'; did you mean 'steps'"),
     "width": ({"codec": {**TINY, "width": 12}}, "must be multiples of 8"),
+    "size 0": ({"size": 0}, "size"),
+    "size nan": ({"size": float("nan")}, "size"),
+    "rate": ({"train": {"learning_rate": float("inf")}}, "learning_rate"),
     "stride": ({"codec": {**TINY, "stride": 3}}, "stride 3 must be an even number"),
 }
 
@@ -216,6 +219,11 @@ def test_a_perfect_codec_has_no_distortion():
     numbers = evaluate_codec(Itself(), toy(16, 0), size=12)
     assert numbers["ssim"] == pytest.approx(1) and numbers["psnr"] == 100
     assert "ssim" not in evaluate_codec(Itself(), toy(16, 0), size=8)
+
+
+def test_clips_have_a_sample_at_least():
+    with pytest.raises(BraidError, match="a clip of 1e-05 s has no sample at 8000 Hz"):
+        Sounds(codecs.load("mini/audio-codec"), 1e-5)
 
 
 def test_clips_that_begin_with_silence_are_left_out():
@@ -293,6 +301,14 @@ def test_the_commands_train_list_measure_and_encode(here, capsys):
     assert isinstance(cache, Cached) and (len(cache), cache[1]["text"]) == (4, "row 1")
 
 
+@pytest.mark.parametrize("command", [("train", "tiny.json"), ("encode", "c", "digits", "out")])
+def test_several_ranks_are_refused(command, here, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert braid_("codec", *command) == 2
+    assert "done by one process, and a launcher started 2" in capsys.readouterr().err
+
+
 def test_a_codec_that_does_not_say_its_data_asks_for_some(here, capsys):
     codecs.save(ImageCodec("lfq:3", **{k: v for k, v in TINY.items() if k != "kind"}), here / "c")
     capsys.readouterr()
@@ -305,6 +321,11 @@ def test_a_codec_that_does_not_say_its_data_asks_for_some(here, capsys):
     [
         (("train", "scene"), "unknown codec recipe 'scene'; did you mean 'scenes'"),
         (("train", "tiny.json", "codec.widht=8"), "did you mean 'width'"),
+        (("train", "tiny.json", "--out", "."), "it holds other files"),
+        (("train", "tiny.json", "size=0.5"), "size 0.5 is no side of a picture"),
+        (("train", "speech", "train.adversary=0.1"), "train.adversary judges pictures"),
+        (("encode", "mini/image-codec", "digits", "."), "it holds other files"),
+        (("evaluate", "mini/image-codec", "--size", "0.5"), "size 0.5 is no side of a picture"),
         (("evaluate", "codecs/none/x/y/z"), "does not exist"),
         (("encode", "mini/image-codec", "no-such.csv", "cache"), "'no-such.csv'"),
     ],
