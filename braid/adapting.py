@@ -67,12 +67,13 @@ def rates(model: nn.Module, config: TrainConfig) -> dict[int, float]:
 
 
 def merge(model: nn.Module) -> None:
-    """Add the adapters to the weights beside them and take them out, in place."""
+    """Add the adapters to the weights beside them and take them out, in place; all learns again."""
     for name, layer in list(_adapted(model)):
         layer.merge()
         model.set_submodule(name, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
+    model.requires_grad_(True)
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ _FREE: dict[str, tuple[str, ...] | Literal["all"]] = {
         "rollbacks",
         "spike",
         "log_samples",
+        "profile",
         "loggers",
         "accumulate",
         "compile",
@@ -74,8 +75,12 @@ def known_states(out: Path, experiment: Experiment) -> dict[str, Any] | None:
             for d in (there.get(section), here[section])
         )
         if before != now:
+            differ = section
+            if isinstance(before, dict) and isinstance(now, dict):
+                names = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+                differ = ", ".join(f"{section}.{k}" for k in names)
             raise BraidError(
-                f"{str(out)!r} holds a run of another experiment (they differ in {section!r}); "
+                f"{str(out)!r} holds a run of another experiment (they differ in {differ}); "
                 "choose another folder with --out, or repeat the same settings"
             )
     states = out / "modalities.json"

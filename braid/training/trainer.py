@@ -167,6 +167,11 @@ class Trainer:
                 "computes its updates on the device; use train.optimizer=adamw with a quarter of "
                 "the learning rate"
             )
+        if p.offload and self.device.type == "cpu":
+            raise BraidError(
+                "parallel.offload moves shards from an accelerator to the host's memory, and this "
+                "run is on a CPU; leave it out"
+            )
         if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
             raise BraidError(
                 "parallel.offload, parallel.tensor and parallel.shard need several processes, or "

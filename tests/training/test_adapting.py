@@ -269,6 +269,7 @@ def test_merged_adapters_predict_the_same_and_leave_no_trace(saved, tmp_path):
         adapting.merge(model)
         for one in (model, loaded.braid, again.braid):
             assert set(dict(one.named_parameters())) == plain
+            assert all(p.requires_grad for p in one.parameters())
             together = one(*told, batch.layout)
             assert all(torch.allclose(together[n], apart[n], atol=1e-4) for n in apart)
     moved = {n for n, p in model.named_parameters() if n.endswith("query.weight")}

@@ -139,6 +139,12 @@ def test_a_closure_sees_all_parameters():
     assert losses[0] == 6
 
 
+def test_offloading_is_refused_on_a_cpu(tmp_path):
+    made = models.experiment("fudoki", "train.optimizer=adamw", "parallel.offload=true")
+    with pytest.raises(BraidError, match=r"parallel\.offload.*on a CPU; leave it out"):
+        Trainer(made, tmp_path, device="cpu")
+
+
 def test_offloading_is_refused(tmp_path):
     made = models.experiment("fudoki", "train.optimizer=muon", "parallel.offload=true")
     with pytest.raises(BraidError, match=r"parallel\.offload.*train\.optimizer=adamw"):
