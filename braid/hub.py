@@ -77,6 +77,8 @@ def refuse_pickle(folder: Path, wanted: str = "*.safetensors") -> None:
     """Refuse a folder without safetensors of a pattern; name the pickles that it has instead."""
     if any(folder.glob(wanted)):
         return
+    if not folder.is_dir():  # read when it is first used, and moved since then
+        raise BraidError(f"{str(folder)!r} is there no longer; put it back, or load the model anew")
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
     found = f"only {', '.join(pickled)}, and unpickling runs code" if pickled else "no weights"
     raise BraidError(

@@ -396,3 +396,14 @@ def test_an_encoder_alone_gives_the_features_of_transformers(tmp_path, kind):
         wanted = out.last_hidden_state if layer is None else out.hidden_states[layer]
         ours = vision.encode(raw)
         assert ours.shape == (16, 24) and (ours - wanted[0, -16:]).abs().max() <= 1e-4
+
+
+def test_an_encoder_that_was_moved_is_missed_by_name(tmp_path):
+    encoder = transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(**EYES, intermediate_size=48)
+    )
+    encoder.save_pretrained(tmp_path / "encoder")
+    vision = Vision(encoder=str(tmp_path / "encoder"), channels=3)
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    with pytest.raises(BraidError, match="encoder' is there no longer; put it back"):
+        vision.encode(picture())
