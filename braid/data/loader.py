@@ -7,8 +7,9 @@ makes its part of a batch without a word to the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ class Loader:
             braid: the model, for how its spans are laid out.
             batch: documents of a step, of all ranks.
             seed: of order, tasks and noise.
-            row: pack documents into rows of this many tokens.
+            row: pack documents into rows of this many tokens; what does not fit is a bad row.
             bad_limit: largest share of a stream's rows that this process, with its workers, may
                 find bad.
         """
@@ -124,7 +125,7 @@ class Loader:
         self.rows = [
             Checked(
                 s.source,
-                s.documents.encode,
+                s.documents.encode if row is None else self._fitting(s.documents, row),
                 size_of=_size,
                 cache_bytes=(512 << 20) // len(self.streams),
                 limit=bad_limit,
@@ -178,6 +179,25 @@ class Loader:
                 if found.reason is not None:
                     out.skipped[found.reason] += 1
         return out
+
+    def _fitting(self, documents: Documents, row: int) -> Callable[[Mapping[str, Any]], Encoded]:
+        """Return what encodes an example, and refuses one whose documents do not all fit a row.
+
+        Whether an example is bad must follow from itself alone, not from the task that is drawn.
+        """
+        placements, twins = self.braid.placements, self.braid.rule.cacheable
+
+        def encode(raw: Mapping[str, Any]) -> Encoded:
+            encoded = documents.encode(raw)
+            longest = max(room(d, placements, twins) for d in documents.longest(encoded))
+            if longest > row:
+                raise BraidError(
+                    f"a document of {longest} tokens does not fit a row of {row}; shorten it, or "
+                    "begin a run with a higher data.row"
+                )
+            return encoded
+
+        return encode
 
     def _packed(self, first: int, documents: list[Document]) -> Batch:
         """Lay out the documents of global positions from `first` on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -215,6 +215,21 @@ class Documents:
         if task.infill:
             last = replace(last, target=~kept(last.shape or (len(last),), choice))
         return [*document, last]
+
+    def longest(self, encoded: Encoded) -> Iterator[Document]:
+        """Yield what each task makes of an example at most: nothing is left out of a condition.
+
+        Of a conversation every end is yielded, as the part that is learned stands on a canvas.
+        """
+        weights = self.weights.diff(prepend=self.weights.new_zeros(1)).tolist()
+        for task, weight in zip(self.tasks, weights, strict=True):
+            if not weight:
+                continue  # it is never drawn
+            said = encoded[self.needs_of(task)[0]] if task.talk else [None]
+            ends = sum(turn is None or turn.learned for turn in said)
+            for i in range(ends):
+                numbers = ((i + 0.5) / ends, 0.5, 0.5, 0.5)
+                yield self.make(Choice(task, False, numbers, torch.zeros(1).long()), encoded)
 
     def context(self, field: str, encoded: Encoded) -> Span:
         """Return a field alone, to embed it; it stands on its canvas, as `Pipeline.embed` does."""

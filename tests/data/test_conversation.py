@@ -17,6 +17,7 @@ from braid.data.open import open_data
 from braid.data.sources import Examples
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
+from braid.layout import room
 from braid.modalities import Image, Modality, Text, Vision
 from braid.pipeline import Hole, Pipeline
 from tests.laws import models
@@ -270,3 +271,23 @@ def test_a_malformed_conversation_in_a_file_is_a_bad_row(tmp_path):
     assert loader.skipped == 2
     assert any("assistant says nothing" in reason for reason in reasons)
     assert any("a conversation is a list" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("paradigm", ["chameleon", "fudoki", "transfusion"])
+def test_no_document_that_is_drawn_is_longer_than_the_longest(paradigm):
+    tasks = "{talk_messages: 1, image_to_text: 1, text_with_image: 1, text: 0}"
+    made = models.experiment(paradigm, f"data.tasks={tasks}")
+    braid = models.build(made)
+    columns = {f: [toy(8, 0)[i][f] for i in range(8)] for f in ("image", "text")}
+    talks = [conversations()[i]["messages"] for i in range(8)]
+    source = Examples("both", {"messages": talks, **columns})
+    documents = documents_for(made.data, braid, source.fields)
+    twins = braid.rule.cacheable
+    for i in range(8):
+        encoded = documents.encode(source[i])
+        longest = {room(d, braid.placements, twins) for d in documents.longest(encoded)}
+        drawn = {
+            room(documents.make(c, encoded), braid.placements, twins)
+            for c in documents.draw(torch.arange(200))
+        }
+        assert max(drawn) == max(longest)

@@ -258,3 +258,46 @@ def test_a_worker_keeps_its_share_of_the_rows():
     before = checked._room
     checked.share(4)
     assert checked._room == before // 4
+
+
+def long_texts(row: int | None, limit: float = 0.1, tasks: dict[str, float] | None = None):
+    """Return a loader of twenty texts, of which the eighth is long."""
+    braid = models.build("fudoki")
+    images = [toy(1, 0)[0]["image"]] * 20
+    texts = [f"row {i}" for i in range(20)]
+    texts[7] = "row one " * 50
+    rows = Examples("rows", {"text": texts, "image": images})
+    documents = documents_for(DataConfig(tasks=tasks or {"text": 1}), braid, rows.fields)
+    return Loader([Stream(rows, documents)], braid, SIZE, 0, row, limit)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_document_that_does_not_fit_a_row_is_a_bad_row(workers):
+    loader = long_texts(32)
+    steps = [step for (step,) in taken(loader, 0, 5, workers=workers)]
+    assert loader.skipped == 1
+    ((row, message),) = loader.rows[0].bad
+    assert row == 7
+    assert message.startswith("rows row 7: a document of ")
+    assert message.endswith(
+        "does not fit a row of 32; shorten it, or begin a run with a higher data.row"
+    )
+    assert counted([steps]) == {"a document of N tokens does not fit a row of N": 2}  # two epochs
+    assert 7 not in {row for step in steps for _, row in step.samples}
+    loader = long_texts(None)
+    assert 7 in {row for (step,) in taken(loader, 0, 5) for _, row in step.samples}
+    assert loader.skipped == 0
+
+
+def test_too_many_documents_that_do_not_fit_end_a_run():
+    with pytest.raises(BraidError, match="data.bad_limit 0.01 allows 0; repair the rows or raise"):
+        taken(long_texts(32, limit=0.01), 0, 5)
+
+
+def test_whether_a_document_fits_does_not_depend_on_the_task_that_is_drawn():
+    loader = long_texts(32, tasks={"image": 1, "text_to_image": 1e-9})
+    taken(loader, 0, 5)
+    assert loader.skipped == 1
+    loader = long_texts(32, tasks={"image": 1, "text_to_image": 0})
+    taken(loader, 0, 5)
+    assert loader.skipped == 0
