@@ -28,6 +28,9 @@ from braid.spaces import Discrete
 FILES = ("codes.safetensors", "rows.json", "cache.json")
 """What a cache consists of."""
 
+LOOKED_AT = 256
+"""Rows by which it is decided what holds pictures."""
+
 
 class Cached(Source):
     """Rows of an encoded data set; pictures are `Codes`."""
@@ -66,16 +69,21 @@ def write(
 ) -> Path:
     """Encode the pictures of a source in batches.
 
-    Rows that cannot be read, or that lack a picture where the first good row has one, are left out,
-    and counted in cache.json. Fields other than pictures, texts and numbers are left out too.
+    What holds a picture in one of the first LOOKED_AT rows is encoded. Rows that cannot be read, or
+    that lack one of these pictures, are left out, and counted in cache.json. Fields other than
+    pictures, texts and numbers are left out too, and named on the console.
 
     Args:
         codec: what encodes.
-        source: rows; every field that holds a picture is encoded.
+        source: rows; every field that holds pictures is encoded.
         out: folder to write.
         size: side of the pictures in pixels.
         limit: encode only so many rows.
         console: where progress is printed.
+
+    Raises:
+        BraidError: there are no pictures, or a later row has one in a further field, which would be
+            lost.
     """
     if codec.medium != "image":
         raise BraidError("only pictures are encoded beforehand; sound is encoded as it is read")
@@ -86,7 +94,7 @@ def write(
     skipped = 0
     total = min(limit or len(source), len(source))
 
-    pictures: tuple[str, ...] = ()
+    pictures = _picture_fields(source, total)
     symbols = codec.space.size if isinstance(codec.space, Discrete) else 0
     kind = torch.int16 if 0 < symbols <= 1 << 15 else torch.int32 if symbols else torch.float32
 
@@ -99,14 +107,17 @@ def write(
     for i in range(total):
         try:
             row = source[i]
-            pictures = pictures or tuple(f for f, v in row.items() if _is_picture(f, v))
             media = {f: _pixels(row.get(f), codec, size, converted[f]) for f in pictures}
         except (BraidError, OSError):
             skipped += 1
             continue
-        if not pictures:
-            skipped += 1
-            continue
+        further = [f for f, v in row.items() if f not in media and _is_picture(f, v)]
+        if further:
+            raise BraidError(
+                f"{source.describe(i)} holds a picture in {further[0]!r}, and none of the first "
+                f"{LOOKED_AT} rows does; put a row that has all pictures first, or encode data "
+                "without this column"
+            )
         waiting.append(media)
         rows.append({f: v for f, v in row.items() if isinstance(v, str | int | float)})
         if len(waiting) == 64:
@@ -115,11 +126,33 @@ def write(
             console.print(f"{i + 1} of {total} rows", highlight=False)
     flush()
     if not codes:
-        raise BraidError(f"{source.name} holds no pictures")
+        raise BraidError(
+            f"{source.name} has no row that can be read and holds a picture in each of "
+            f"{', '.join(pictures)}; repair the rows, or encode data without such a column"
+        )
     if console is not None:
         for line in conversions(converted):
             console.print(line, highlight=False, soft_wrap=True)
+        held = {*codes, *(f for r in rows for f in r)}
+        if lost := [f for f in source.fields if f not in held]:
+            line = f"left out, as they are no pictures, texts or numbers: {', '.join(lost)}"
+            console.print(line, highlight=False, soft_wrap=True)
     return _save(codec, source, out, rows, codes, skipped)
+
+
+def _picture_fields(source: Source, total: int) -> tuple[str, ...]:
+    """Return the fields that hold a picture in one of the first rows, as one may lack some."""
+    found = set[str]()
+    for i in range(total):
+        if found and i >= LOOKED_AT:
+            break
+        try:
+            found |= {f for f, v in source[i].items() if _is_picture(f, v)}
+        except (BraidError, OSError):
+            continue  # counted when it is encoded
+    if not found:
+        raise BraidError(f"{source.name} holds no pictures; give data that does")
+    return tuple(f for f in source.fields if f in found)
 
 
 def _save(
@@ -144,7 +177,8 @@ def _save(
 
 def _is_picture(field: str, value: object) -> bool:
     if isinstance(value, Mapping):
-        return field != "audio" and ("bytes" in value or "path" in value)
+        there = value.get("bytes") is not None or value.get("path") is not None
+        return field != "audio" and there
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and value.ndim in (2, 3)
     return isinstance(value, PIL.Image)

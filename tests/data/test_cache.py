@@ -13,6 +13,7 @@ from rich.console import Console
 
 from braid import storage
 from braid.data import Stream, documents_for, open_source
+from braid.data import cache as cache_module
 from braid.data.cache import Cached, write
 from braid.data.loader import Loader
 from braid.data.sources import Examples
@@ -161,7 +162,8 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(tmp_path):
 def test_conversions_are_told(tmp_path, capsys):
     codec = codecs.load(made(tmp_path / "codec", "vq:8x4"))
     write(codec, rows(3), tmp_path / "cache", size=8, console=Console())  # "edited" is grey
-    assert capsys.readouterr().out == "edited: 3 x grey converted to RGB\n"
+    said = "left out, as they are no pictures, texts or numbers: messages"
+    assert capsys.readouterr().out == f"edited: 3 x grey converted to RGB\n{said}\n"
 
 
 def test_rows_that_begin_without_a_picture_are_left_out(tmp_path):
@@ -198,6 +200,32 @@ def test_data_without_pictures_is_refused(tmp_path):
     source = Examples("words", {"text": ["a", "b"], "sound": [np.zeros(9)] * 2})
     with pytest.raises(BraidError, match="words holds no pictures"):
         write(codec, source, tmp_path / "cache", size=8)
+
+
+def test_a_column_of_pictures_may_begin_after_the_first_row(tmp_path):
+    columns = {"image": [picture(i) for i in range(4)], "text": list("abcd")}
+    columns["edited"] = [None, None, picture(5), picture(6)]
+    codec = codecs.load(made(tmp_path / "codec", "vq:8x4"))
+    cache = open_source(write(codec, Examples("late", columns), tmp_path / "cache", size=8))
+    assert [cache[i]["text"] for i in range(len(cache))] == ["c", "d"]
+    assert isinstance(cache[0]["edited"], Codes)
+    assert header(tmp_path / "cache")["skipped"] == 2
+
+
+def test_a_column_of_pictures_that_begins_too_late_is_refused_and_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "LOOKED_AT", 2)
+    columns = {"image": [picture(i) for i in range(4)], "edited": [None, None, None, picture(6)]}
+    codec = codecs.load(made(tmp_path / "codec", "vq:8x4"))
+    with pytest.raises(BraidError, match="late row 3 holds a picture in 'edited', and none of the"):
+        write(codec, Examples("late", columns), tmp_path / "cache", size=8)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_pictures_may_begin_after_the_rows_that_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "LOOKED_AT", 2)
+    source = Examples("late", {"image": [None, None, None, picture(6)]})
+    codec = codecs.load(made(tmp_path / "codec", "vq:8x4"))
+    assert len(open_source(write(codec, source, tmp_path / "cache", size=8))) == 1
 
 
 def test_a_size_that_the_codec_cannot_read_is_refused(tmp_path):
