@@ -53,7 +53,7 @@ class Paired(Source):
         self._rows: dict[Hashable, list[int]] = defaultdict(list)
         for i in range(len(right)):
             try:
-                self._rows[_plain(right.value(i, other))].append(i)
+                self._rows[_plain(other, right.value(i, other))].append(i)
             except (BraidError, OSError):
                 continue  # it is nobody's partner
         self.name = f"{left.name} with {right.name}"
@@ -66,20 +66,39 @@ class Paired(Source):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         row = self.left[i % len(self.left)]
-        partners = self._rows.get(_plain(row[self._own]))
+        return {**self.right[self._partner(i, row[self._own])], **row}
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row, of its own or of its partner's."""
+        own = i % len(self.left)
+        partner = self._partner(i, self.left.value(own, self._own))
+        if field in self.left.fields:
+            return self.left.value(own, field)
+        return self.right.value(partner, field)
+
+    def _partner(self, i: int, key: object) -> int:
+        """Return the row of the right for row i, whose field to match on holds `key`."""
+        partners = self._rows.get(_plain(self._own, key))
         if not partners:
             raise BraidError(
-                f"no row of {self.right.name} has the {self._own} {row[self._own]!r}; leave the "
-                "row out, or match on another field"
+                f"no row of {self.right.name} has the {self._own} {key!r}; leave the row out, or "
+                "match on another field"
             )
-        chosen = np.random.default_rng([self._seed, i]).integers(len(partners))
-        return {**self.right[partners[chosen]], **row}
+        return partners[np.random.default_rng([self._seed, i]).integers(len(partners))]
 
     def describe(self, i: int) -> str:
         """Name the row of the left."""
         return self.left.describe(i % len(self.left))
 
 
-def _plain(value: object) -> Hashable:
-    """Return a value that equals others of its meaning: 7 and "7" are the same class."""
+def _plain(field: str, value: object) -> Hashable:
+    """Return a value that equals others of its meaning: 7, 7.0 and "7" are the same class.
+
+    What is missing is like nothing, not even like what is missing elsewhere.
+    """
+    number = float(value) if isinstance(value, float | np.floating) else None
+    if value is None or number != number or (isinstance(value, str) and not value.strip()):
+        raise BraidError(f"{field}: the value is missing; fill it in or remove the row")
+    if number is not None and number.is_integer():
+        value = int(number)  # a column of numbers is read as floats where one of them is missing
     return str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from braid.data import Joined, open_source
@@ -64,3 +65,33 @@ def test_a_row_comes_with_as_many_partners_as_are_asked_for():
     assert all(r["image"] == "ab"[i % 2] and r["audio"] % 2 == i % 2 for i, r in enumerate(rows))
     assert len({r["audio"] for r in rows}) > 8
     assert [once[i] for i in range(2)] == rows[:2]
+
+
+def test_missing_values_agree_with_nothing():
+    missing = [None, float("nan"), np.float32("nan"), "", " "]
+    left = Examples("left", {"label": [*missing, 1], "text": ["a"] * 6})
+    paired = Paired(left, Examples("right", {"digit": [*missing, 1]}), {"label": "digit"})
+    assert paired[5]["digit"] == 1
+    for i in range(5):
+        with pytest.raises(BraidError, match="label: the value is missing; fill it in or remove"):
+            paired[i]
+
+
+@pytest.mark.parametrize("one", [2, 2.0, np.float32(2), np.int64(2), "2"])
+@pytest.mark.parametrize("other", [2, 2.0, np.float32(2), np.int64(2), "2"])
+def test_whole_numbers_agree_however_they_are_written(one, other):
+    left, right = Examples("left", {"label": [one]}), Examples("right", {"digit": [2.5, other]})
+    assert Paired(left, right, {"label": "digit"})[0]["digit"] == other
+
+
+def test_values_of_a_row_are_read_alone(tmp_path):
+    """Texts are read without the files beside them, and from the same partner."""
+    names = {"digit": [0, 1] * 20, "caption": [f"clip {i}" for i in range(40)]}
+    left = Examples("left", {"label": [0, 1, 7], "text": ["a", "b", "c"]})
+    paired = Paired(left, Examples("right", names), {"label": "digit"}, times=4)
+    for i in (0, 1, 3, 4, 10):
+        assert {f: paired.value(i, f) for f in paired.fields} == paired[i]
+    with pytest.raises(BraidError, match="no row of right has the label 7"):
+        paired.value(2, "text")
+    files = Paired(LEFT, right(tmp_path), {"label": "digit"})
+    assert files.value(0, "text") == "a"  # its sound is not there
