@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -27,6 +28,9 @@ from braid.errors import BraidError
 PARAGRAPH = 1000
 """Longest document that is cut out of a text file, in characters."""
 
+_LONGEST_CELL = 2**31 - 1
+"""Characters of a cell of a CSV file; the reader counts no further on every system."""
+
 _Record = tuple[Path, "Row | BraidError"]
 """The folder that paths are relative to, and a row by column, or why there is none."""
 
@@ -42,6 +46,7 @@ def _csv_records(file: Path) -> Iterator[_Record]:
         lines.seek(0)
         tabs = file.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
         reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
+        before = csv.field_size_limit(_LONGEST_CELL)  # of the whole process, as there is no other
         try:
             for row in reader:
                 if row.pop(None, None) is None:  # type: ignore[arg-type]
@@ -55,6 +60,8 @@ def _csv_records(file: Path) -> Iterator[_Record]:
             raise BraidError(
                 f"{str(file)!r} after line {reader.line_num}: {e}; quote cells as in a CSV file"
             ) from e
+        finally:
+            csv.field_size_limit(before)
 
 
 def from_jsonl(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
@@ -207,6 +214,9 @@ def _paired(files: Iterable[File]) -> list[_Record]:
 
 
 def _opened(file: Path) -> Any:
+    with file.open("rb") as raw:
+        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise BraidError(f"{str(file)!r} is in UTF-16; save it as UTF-8")
     # what is no UTF-8 becomes a lone surrogate, for which its row alone is refused
     return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 

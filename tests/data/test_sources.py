@@ -358,6 +358,27 @@ def test_splits_are_named(tmp_path):
         open_source(tmp_path / "tables" / "train-0.parquet", split="train")
 
 
+def test_a_long_cell_of_a_csv_is_read_and_the_limit_of_others_stays(tmp_path):
+    before = csv.field_size_limit()
+    long = "word " * 40_000
+    (tmp_path / "d.csv").write_text(f"text,id\n{long},1\nshort,2\n")
+    assert open_source(tmp_path / "d.csv")[0]["text"] == long
+    assert csv.field_size_limit() == before
+    (tmp_path / "d.csv").write_text('text,id\n"open,1\n')
+    with pytest.raises(BraidError, match="quote cells as in a CSV file"):
+        open_source(tmp_path / "d.csv")
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.txt"])
+def test_a_file_in_utf_16_is_refused_by_name(name, order, tmp_path):
+    lines = '{"text": "a"}\n' if name == "d.jsonl" else "text\na\n"
+    (tmp_path / name).write_bytes(f"\ufeff{lines}".encode(order))
+    with pytest.raises(BraidError, match=f"{name}' is in UTF-16; save it as UTF-8"):
+        open_source(tmp_path / name)
+
+
 @pytest.mark.parametrize("form", [metadata_csv, same_stem, one_parquet], ids=lambda f: f.__name__)
 def test_the_only_split_needs_no_name(form, tmp_path):
     form(tmp_path / "train")
