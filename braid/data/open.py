@@ -48,7 +48,7 @@ class Data:
         for source in having:
             for i in range(min(limit // len(having), len(source))):
                 try:
-                    value = source[i].get(name)
+                    value = source.value(i, name)  # a text needs no picture beside it
                 except (BraidError, OSError):
                     continue  # counted and named when the row is read for training
                 if value is not None:

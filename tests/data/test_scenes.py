@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from braid.data import Data
 from braid.data.scenes import (
     Scene,
     Scenes,
@@ -127,6 +128,27 @@ def test_a_row_has_every_field_and_pictures_are_what_the_scenes_say():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "unseen"])
+def test_a_value_is_that_of_its_row(split):
+    source = scenes(20, 3, split)
+    for i in range(20):
+        row = source[i]
+        for field in source.fields:
+            np.testing.assert_equal(source.value(i, field), row[field])
+
+
+def test_texts_are_read_without_drawing(monkeypatch):
+    source = scenes(40)
+    rows = [source[i] for i in range(40)]
+
+    def refuse(scene: Scene) -> None:
+        raise AssertionError("a text needs no picture")
+
+    monkeypatch.setattr("braid.data.scenes.source.draw", refuse)
+    for field in ("text", "prompt", "question", "answer", "instruction"):
+        assert list(Data(source, source).column(field)) == [row[field] for row in rows]
+
+
 def test_the_reader_reads_every_drawing_exactly():
     assert share_read(scenes(), lambda picture, i: picture) == 1
     assert share_read(scenes(split="unseen"), lambda picture, i: picture) == 1

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from braid.config import DataConfig
-from braid.data import open_data, records, rows, tables
+from braid.data import Data, open_data, records, rows, tables
 from braid.data.sources import NUMERALS, Checked, Examples, Source, digits, open_source
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
@@ -276,6 +276,12 @@ def test_numbers_of_a_csv_are_labels(tmp_path):
     (tmp_path / "d.csv").write_text("text,class\nseven,7\nnone,\n")
     source = open_source(tmp_path / "d.csv", {"text": "text", "label": "class"})
     assert [source[i]["label"] for i in range(2)] == [7, None]
+
+
+def test_texts_for_a_vocabulary_are_read_without_the_media(tmp_path):
+    (tmp_path / "d.csv").write_text("image,text\ngone.png,a\ngone.png,b\n")
+    source = open_source(tmp_path / "d.csv", {"image": "image", "text": "text"})
+    assert list(Data(source, source).column("text")) == ["a", "b"]
 
 
 def test_a_line_of_a_csv_with_too_many_cells_is_a_bad_row(tmp_path):

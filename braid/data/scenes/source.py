@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -65,6 +66,20 @@ class Scenes(Source):
             "edited": edited,
             "messages": _dialogue(self._rng(i, "messages"), prompt, image, asked, change, edited),
         }
+
+    def value(self, i: int, field: str) -> Any:
+        """Return one value of a row; a text without drawing."""
+        scene = self.scene(i)
+        made: dict[str, Callable[[], Any]] = {
+            "image": lambda: draw(scene),
+            "text": lambda: caption(scene),
+            "prompt": lambda: self._prompt(i, scene),
+            "question": lambda: self._ask(i, scene).question,
+            "answer": lambda: self._ask(i, scene).answer,
+            "instruction": lambda: self._edit(i, scene).instruction,
+            "edited": lambda: draw(self._edit(i, scene).scene),
+        }
+        return made[field]() if field in made else super().value(i, field)
 
     def scene(self, i: int) -> Scene:
         """Return what the picture of a row shows."""
