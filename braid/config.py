@@ -30,6 +30,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from braid import rules, storage
 from braid.braid import Braid
@@ -503,7 +504,8 @@ def _parse(text: str) -> Any:
 def override(experiment: M, settings: Sequence[str]) -> M:
     """Return the experiment with `key.path=value` settings.
 
-    Values are read as YAML, so 3, true, null and [1, 2] work.
+    Values are read as YAML, so 3, true, null and [1, 2] work. A mapping takes the place of what was
+    there, and has defaults for what it leaves out.
     """
     tree = experiment.model_dump(mode="json")
     for setting in settings:
@@ -538,7 +540,30 @@ def override(experiment: M, settings: Sequence[str]) -> M:
         if isinstance(value, dict) and any(":" in str(k) for k, v in value.items() if v is None):
             raise BraidError(f"override {setting!r}: write a space after each colon of {text!r}")
         node[keys[-1]] = value
+        tree = _filled(type(experiment), tree)  # for the settings that follow
     return load_as(type(experiment), tree)
+
+
+def _filled(kind: Any, value: Any) -> Any:
+    """Return a value of a type, as a tree, with defaults for what its mappings leave out."""
+    if not isinstance(value, dict):
+        return value
+    if typing.get_origin(kind) is dict:
+        return {k: _filled(typing.get_args(kind)[1], v) for k, v in value.items()}
+    classes = [k for k in (kind, *typing.get_args(kind)) if inspect.isclass(k)]  # X, or X | None
+    for cls in classes:
+        if issubclass(cls, BaseModel):
+            fields = cls.model_fields
+            optional = {n: f for n, f in fields.items() if not f.is_required()}
+            left = {n: f.get_default(call_default_factory=True) for n, f in optional.items()}
+            whole = to_jsonable_python(left) | value
+            kinds = {n: fields[n].annotation if n in fields else None for n in whole}
+            return {n: _filled(kinds[n], x) for n, x in whole.items()}
+        if cls is TransformerConfig:
+            known = dataclasses.fields(TransformerConfig)
+            defaults = {f.name: f.default for f in known if f.default is not dataclasses.MISSING}
+            return to_jsonable_python(defaults) | value
+    return value
 
 
 def _no_key(path: str, key: str, node: object) -> BraidError:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from braid import config, recipes
-from braid.config import Experiment, StrandConfig, load, load_run, override
+from braid.config import DataConfig, Experiment, StrandConfig, load, load_run, override
 from braid.errors import BraidError
 from braid.modalities.codecs.folder import ASSETS
 from braid.paradigms import PARADIGMS, with_sound
@@ -258,3 +258,37 @@ def test_a_setting_of_data_that_would_be_ignored_is_refused():
         toy("data.path=a.csv")
     with pytest.raises(BraidError, match="partner and agree_on belong together"):
         toy("data.agree_on={label: digit}")
+
+
+MIX = "data.mix={a: {source: toy, weight: 2}, b: {source: digits}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "value"),
+    [
+        (["data={source: toy}", "data.workers=3"], "data.workers", 3),
+        (["data={path: a.csv}", "data.source=files"], "data.path", "a.csv"),
+        ([MIX, "data.mix.b.weight=3"], "data.mix.b.weight", 3.0),
+        ([MIX, "data.mix.c={source: scenes}", "data.mix.c.drop=0"], "data.mix.c.drop", 0.0),
+        (["data.mix.c={source: scenes}", "data.mix.c.tasks.image=3"], "data.mix.c.tasks.image", 3),
+        (["train.lora={rank: 4}", "train.lora.alpha=2"], "train.lora.alpha", 2.0),
+        (["train={steps: 4}", "train.batch=2", "train.betas=[0.5, 0.6]"], "train.batch", 2),
+        (
+            ["transformer={width: 32, depth: 2, heads: 2}", "transformer.dropout=0.5"],
+            "transformer.dropout",
+            0.5,
+        ),
+        (["strands.text={modality: text}", "strands.text.weight=2"], "strands.text.weight", 2.0),
+    ],
+)
+def test_what_replaces_a_part_may_be_set_further(settings, path, value):
+    found: object = toy(*settings)
+    for key in path.split("."):
+        found = found[key] if isinstance(found, dict) else getattr(found, key)
+    assert found == value
+
+
+def test_a_part_that_is_replaced_has_defaults_for_what_it_leaves_out():
+    assert toy("data={source: toy}").data == DataConfig(source="toy")
+    refused("unknown setting 'data.worker'; did you mean 'data.workers'?", "toy",
+            "data={source: toy}", "data.worker=3")  # fmt: skip
