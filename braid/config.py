@@ -16,7 +16,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -176,6 +176,10 @@ class StrandConfig(Model):
         return self
 
 
+OF_A_MIXTURE = ("row", "workers", "bad_limit")
+"""Settings of data that a mixture has as a whole; the others belong to its parts."""
+
+
 class DataConfig(Model):
     """Where documents come from, and what is learned from them."""
 
@@ -201,7 +205,9 @@ class DataConfig(Model):
     fields: dict[str, str] = {}
     """Further column -> the modality that reads it, as {"question": "text"}."""
     mix: dict[str, DataConfig] = {}
-    """Name -> data with tasks of its own, drawn by `weight`; of all else here only `row` counts."""
+    """Name -> data with tasks of its own, drawn by `weight`.
+
+    Beside it only `row`, `workers` and `bad_limit` are read, and in its parts they are not."""
     weight: float = Field(default=1.0, ge=0)
     """Share of a mixture."""
     partner: DataConfig | None = None
@@ -215,7 +221,7 @@ class DataConfig(Model):
     hold_out: float = Field(default=0.02, gt=0, lt=1)
     """Share of training data held out where there is no validation data."""
     bad_limit: float = Field(default=0.01, ge=0, le=1)
-    """Largest share of unreadable rows; above it the run stops."""
+    """Largest share of unreadable rows of a source; above it the run stops."""
     match: tuple[str, str] | None = None
     """Two fields whose embeddings are pulled together, such as ["text", "image"], for retrieval."""
     workers: int = Field(default=0, ge=0)
@@ -248,9 +254,31 @@ class DataConfig(Model):
                 )
         if any(part.mix for part in self.mix.values()):
             raise BraidError("a mixture holds sources, not mixtures; put all of them in one")
+        if self.mix:
+            self._nothing_is_ignored_in_a_mixture()
         if bool(self.partner) != bool(self.agree_on):
             raise BraidError("partner and agree_on belong together; give both or neither")
         return self
+
+    def _nothing_is_ignored_in_a_mixture(self) -> None:
+        """Refuse what differs from its default where a mixture does not read it."""
+        for name in type(self).model_fields:
+            if name not in ("mix", *OF_A_MIXTURE) and self._differs(name):
+                raise BraidError(
+                    f"{name} {getattr(self, name)!r} is not read beside mix; give it to a part, as "
+                    f"data.mix.{next(iter(self.mix))}.{name}, or leave it out"
+                )
+        for part, data in self.mix.items():
+            for name in OF_A_MIXTURE:
+                if data._differs(name):
+                    raise BraidError(
+                        f"mix.{part}.{name} {getattr(data, name)!r} is not read, as it is of the "
+                        f"whole mixture; set data.{name} beside data.mix"
+                    )
+
+    def _differs(self, name: str) -> bool:
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return getattr(self, name) != default
 
 
 class LoraConfig(Model):
@@ -455,6 +483,11 @@ def load_run(folder: Path) -> Experiment:
     it was trained with.
     """
     tree = read(folder / "experiment.json")
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("mix"), dict) and data["mix"]:
+        # what a mixture ignored was kept beside it once, and a model of that time is to be used
+        parts = {name: _without(part, OF_A_MIXTURE) for name, part in data["mix"].items()}
+        tree["data"] = _without(data, _of_parts()) | {"mix": parts}
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
         name, _, option = place.name.rpartition("-")  # a strand's name may have a hyphen
         modality = tree.get("strands", {}).get(name, {}).get("modality", {})
@@ -463,6 +496,15 @@ def load_run(folder: Path) -> Experiment:
             asked = re.search(r":[\d.]+$", str(modality.get(option, "")))
             modality[option] = f"{place}{asked[0] if asked else ''}"
     return load(tree)
+
+
+def _of_parts() -> set[str]:
+    """Return the settings of data that are read in the parts of a mixture, not beside them."""
+    return set(DataConfig.model_fields) - {"mix", *OF_A_MIXTURE}
+
+
+def _without(tree: Any, names: Collection[str]) -> Any:
+    return {k: v for k, v in tree.items() if k not in names} if isinstance(tree, dict) else tree
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -505,7 +547,7 @@ def override(experiment: M, settings: Sequence[str]) -> M:
     """Return the experiment with `key.path=value` settings.
 
     Values are read as YAML, so 3, true, null and [1, 2] work. A mapping takes the place of what was
-    there, and has defaults for what it leaves out.
+    there, and has defaults for what it leaves out. A mixture takes the place of a source.
     """
     tree = experiment.model_dump(mode="json")
     for setting in settings:
@@ -541,6 +583,7 @@ def override(experiment: M, settings: Sequence[str]) -> M:
             raise BraidError(f"override {setting!r}: write a space after each colon of {text!r}")
         node[keys[-1]] = value
         tree = _filled(type(experiment), tree)  # for the settings that follow
+    _replace_source(tree, experiment, {s.partition("=")[0] for s in settings})
     return load_as(type(experiment), tree)
 
 
@@ -564,6 +607,19 @@ def _filled(kind: Any, value: Any) -> Any:
             defaults = {f.name: f.default for f in known if f.default is not dataclasses.MISSING}
             return to_jsonable_python(defaults) | value
     return value
+
+
+def _replace_source(tree: dict[str, Any], experiment: Model, paths: Collection[str]) -> None:
+    """Leave out what an experiment said of its one source where settings mix others.
+
+    What the settings themselves say stays, to be refused beside the mixture.
+    """
+    before = getattr(experiment, "data", None)
+    if not isinstance(before, DataConfig) or before.mix or "data" in paths:
+        return
+    if isinstance(tree["data"], dict) and tree["data"].get("mix"):
+        said = {path.split(".")[1] for path in paths if path.startswith("data.")}
+        tree["data"] = _without(tree["data"], _of_parts() - said)
 
 
 def _no_key(path: str, key: str, node: object) -> BraidError:

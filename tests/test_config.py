@@ -264,6 +264,53 @@ MIX = "data.mix={a: {source: toy, weight: 2}, b: {source: digits}}"
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.path=a.csv"], "path 'a.csv' is not read beside mix; give it to a part, as data.mi"),
+        (["data.tasks={image: 1}"], "tasks {'image': 1.0} is not read beside mix"),
+        (["data.source=scenes"], "data.mix.a.source, or leave it out"),
+        (["data.drop=0.2"], "drop 0.2 is not read beside mix"),
+        (["data.match=[text, image]"], "match ('text', 'image') is not read beside mix"),
+        (["data.weight=2"], "weight 2.0 is not read beside mix"),
+        (
+            ["data.mix.a.row=32"],
+            "mix.a.row 32 is not read, as it is of the whole mixture; set data",
+        ),
+        (["data.mix.b.workers=2"], "mix.b.workers 2 is not read"),
+        (["data.mix.b.bad_limit=0.5"], "set data.bad_limit beside data.mix"),
+    ],
+)
+def test_what_a_mixture_does_not_read_is_refused(settings, message):
+    refused(message, "toy", MIX, *settings)
+    refused(message, "toy", *(s for s in settings if ".mix." not in s), MIX, *settings)
+
+
+def test_a_mixture_has_settings_as_a_whole_and_takes_the_place_of_a_source():
+    made = toy(MIX, "data.row=32", "data.workers=2", "data.bad_limit=0.1")
+    assert (made.data.row, made.data.workers, made.data.bad_limit) == (32, 2, 0.1)
+    assert toy().data.source == "toy" and made.data.source == DataConfig().source
+    assert load(made.model_dump(mode="json")) == made == override(made, [])
+
+
+def test_a_model_that_was_trained_when_a_mixture_ignored_settings_is_loaded(tmp_path):
+    made = toy(MIX, "data.row=32")
+    tree = made.model_dump(mode="json")
+    tree["data"] |= {"source": "toy", "drop": 0.5}
+    tree["data"]["mix"]["a"]["workers"] = 3
+    (tmp_path / "experiment.json").write_text(json.dumps(tree))
+    assert load_run(tmp_path) == made
+    refused("source 'toy' is not read beside mix", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({p.parent for p in ASSETS.rglob("experiment.json")}), ids=lambda p: p.name
+)
+def test_the_experiments_that_are_shipped_load(folder):
+    tree = json.loads((folder / "experiment.json").read_text())
+    assert load_run(folder).data == DataConfig.model_validate(tree["data"])  # nothing is left out
+
+
+@pytest.mark.parametrize(
     ("settings", "path", "value"),
     [
         (["data={source: toy}", "data.workers=3"], "data.workers", 3),
