@@ -13,6 +13,24 @@ from braid.modalities.text import read_tokenizer
 from braid.transformer import RopeScaling
 
 
+def read_json(files: Files, name: str) -> dict[str, Any]:
+    """Return the mapping that a small file holds, empty where there is no such file.
+
+    Raises:
+        BraidError: the file is damaged, or holds something else.
+    """
+    try:
+        value = json.loads(files.get(name, "{}"))
+    except (ValueError, RecursionError) as e:
+        raise BraidError(f"{name} of the release is damaged ({e}); fetch it again") from e
+    if not isinstance(value, dict):
+        raise BraidError(
+            f"{name} of the release holds a {type(value).__name__}, expected a mapping; fetch it "
+            "again"
+        )
+    return value
+
+
 def need(config: Config, key: str) -> Any:
     """Return a value of config.json that has to be there."""
     if config.get(key) is None:

@@ -61,10 +61,10 @@ def vision(files: Files, pixels: Mapping[str, Any], **further: Any) -> StrandCon
 
     Args:
         files: the small files, and the encoder's place.
-        pixels: mean and deviation where preprocessor_config.json does not give them.
+        pixels: mean and deviation where the release does not give them.
         further: more options of `Vision`.
     """
-    told = {**pixels, **json.loads(files.get("preprocessor_config.json", "{}"))}
+    told = {**pixels, **preprocessor(files)}
     modality = {
         "kind": "vision",
         "encoder": files["vision-encoder"],
@@ -74,6 +74,19 @@ def vision(files: Files, pixels: Mapping[str, Any], **further: Any) -> StrandCon
         **further,
     }
     return StrandConfig(modality=modality)
+
+
+def preprocessor(files: Files) -> Mapping[str, Any]:
+    """Return how pictures become pixels; as in transformers, the newer file stands above."""
+    told = described.read_json(files, "processor_config.json").get("image_processor")
+    if told is None:
+        return described.read_json(files, "preprocessor_config.json")
+    if not isinstance(told, dict):
+        raise BraidError(
+            f"processor_config.json sets image_processor to {told!r}, expected a mapping; fetch it "
+            "again"
+        )
+    return told
 
 
 def picture(files: Files, size: int, **further: Any) -> Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -381,6 +382,29 @@ def test_older_names_of_a_vision_tower_are_read_and_written_back(tmp_path):
     convert_commands.export(str(tmp_path / "braid"), tmp_path / "back")
     after = tensors_of(tmp_path / "back")
     assert after.keys() == older.keys() and all(torch.equal(older[k], after[k]) for k in older)
+
+
+def written(folder: Path, name: str, **settings: Any) -> Path:
+    """Write what a release says of its pictures into one of the files that may say it."""
+    tree = settings if name.startswith("pre") else {"image_processor": settings}
+    (folder / name).write_text(json.dumps(tree))
+    return folder
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_pixels_are_those_that_the_release_tells(tmp_path, file):
+    folder, _ = llava(tmp_path / "released")
+    told = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    vision = braid.load(written(folder, file, **told), "cpu").braid.strand("vision").modality
+    assert [list(vision.mean), list(vision.deviation)] == [*told.values()]
+
+
+def test_newer_settings_of_pictures_stand_above_older_ones(tmp_path):
+    folder, _ = llava(tmp_path / "released")
+    for file, mean in (("preprocessor_config.json", 0.1), ("processor_config.json", 0.2)):
+        written(folder, file, image_mean=[mean] * 3)
+    vision = braid.load(folder, "cpu").braid.strand("vision").modality
+    assert list(vision.mean) == [0.2] * 3
 
 
 @pytest.mark.parametrize("kind", ["Siglip", "CLIP"])
