@@ -38,13 +38,11 @@ def need(config: Config, key: str) -> Any:
     return config[key]
 
 
-def refuse(config: Config, **allowed: Any) -> None:
+def refuse(config: Config, where: str = "config.json", /, **allowed: Any) -> None:
     """Refuse a config.json with other values than these; what is absent or null is allowed."""
     for key, value in allowed.items():
         if config.get(key) not in (None, value):
-            raise BraidError(
-                f"config.json sets {key} to {config[key]!r}; only {value!r} is supported"
-            )
+            raise BraidError(f"{where} sets {key} to {config[key]!r}; only {value!r} is supported")
 
 
 def rope(config: Config) -> tuple[float, RopeScaling | None]:

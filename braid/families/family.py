@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from braid.config import Experiment
+from braid.config import Experiment, Options
 from braid.errors import BraidError
 from braid.families.transforms import Constant, Same, Transform
 
@@ -78,6 +78,10 @@ def _no_parts(config: Config) -> Sequence[Part]:
     return ()
 
 
+def _no_pixels(config: Config, files: Files) -> Options:
+    return {}
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of released models.
@@ -92,6 +96,7 @@ class Family:
         former: how names begin -> how they began in older releases, which are read as well.
         tables: strand-option -> file, without its suffix, of the embeddings that a modality
             compares.
+        pixels: what the small files say of the pixels of an encoder, as options of `Vision`.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Family:
     parts: Callable[[Config], Sequence[Part]] = _no_parts
     former: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)
+    pixels: Callable[[Config, Files], Options] = _no_pixels
 
 
 @dataclass(frozen=True)

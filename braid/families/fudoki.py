@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from braid.config import Experiment, Options, StrandConfig
 from braid.errors import BraidError, unknown
-from braid.families import described, parts, seen
+from braid.families import described, parts, preprocessing, seen
 from braid.families.family import Config, Family, Files, Part, Rule, constants
 from braid.families.janus import PLACES, image_rules
 from braid.families.llama import biased, blocks
@@ -138,9 +138,14 @@ def experiment(config: Config, files: Files) -> Experiment:
         process=flow,
         sampler={"kind": "jump", "steps": STEPS},
     )
-    strands = {"text": text, "image": image, "vision": seen.vision(files, seen.HALVES, fit="pad")}
+    strands = {"text": text, "image": image, "vision": seen.vision(files, pixels(config, files))}
     tasks = {"text_to_image": 1.0, "vision_to_text": 1.0}
     return seen.experiment(config, strands, "full", biased(llama), tasks)
+
+
+def pixels(config: Config, files: Files) -> Options:
+    """Return how pictures become pixels: padded to a square."""
+    return preprocessing.options(files, seen.HALVES, tower(config)["image_size"], pads=True)
 
 
 def rules(config: Config) -> Sequence[Rule]:
@@ -233,5 +238,6 @@ FUDOKI = Family(
     rules,
     ignored=("language_model.model.layers.{}.self_attn.rotary_emb.inv_freq",),
     parts=frozen,
+    pixels=pixels,
     tables={"text-table": "text_embedding", "image-table": "image_embedding"},
 )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from braid.config import Experiment, StrandConfig
-from braid.families import described, parts, seen
+from braid.config import Experiment, Options, StrandConfig
+from braid.families import described, parts, preprocessing, seen
 from braid.families.family import Config, Family, Files, Part, Rule, constants
 from braid.families.llama import biased, blocks
 
@@ -54,9 +54,15 @@ def experiment(config: Config, files: Files) -> Experiment:
         process={"kind": "autoregressive"},
         sampler={"kind": "next_token"},
     )
-    strands = {"text": text, "image": image, "vision": seen.vision(files, seen.HALVES, fit="pad")}
+    strands = {"text": text, "image": image, "vision": seen.vision(files, pixels(config, files))}
     tasks = {"text_to_image": 1.0, "vision_to_text": 1.0}
     return seen.experiment(config, strands, "causal", biased(sizes), tasks)
+
+
+def pixels(config: Config, files: Files) -> Options:
+    """Return how pictures become pixels: padded to a square."""
+    side = complete(config)["vision_config"]["image_size"]
+    return preprocessing.options(files, seen.HALVES, side, pads=True)
 
 
 def image_rules(table: str, aligner: tuple[str, str], head: tuple[str, str]) -> list[Rule]:
@@ -114,4 +120,6 @@ def frozen(config: Config) -> Sequence[Part]:
     )
 
 
-JANUS = Family("janus", ("JanusForConditionalGeneration",), experiment, rules, parts=frozen)
+JANUS = Family(
+    "janus", ("JanusForConditionalGeneration",), experiment, rules, parts=frozen, pixels=pixels
+)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from braid.config import Experiment, StrandConfig
+from braid.config import Experiment, Options, StrandConfig
 from braid.errors import BraidError, unknown
-from braid.families import described, llama, parts, qwen, seen
+from braid.families import described, llama, parts, preprocessing, qwen, seen
 from braid.families.family import Config, Family, Files, Part, Rule, constants
 from braid.transformer import TransformerConfig
 
@@ -39,7 +39,7 @@ def complete(config: Config) -> dict[str, Any]:
     return whole
 
 
-def tower(whole: Config) -> tuple[str, str, dict[str, list[float]]]:
+def tower(whole: Config) -> tuple[str, str, dict[str, Any]]:
     """Return what is known of a config.json's kind of encoder."""
     kind = whole["vision_config"]["model_type"]
     if kind not in TOWERS:
@@ -65,9 +65,15 @@ def experiment(config: Config, files: Files) -> Experiment:
         sampler={"kind": "next_token", "temperature": 0.0},
         tied=not seen.untied(files, "lm_head.weight"),
     )
-    vision = seen.vision(files, tower(whole)[2], layer=whole["vision_feature_layer"])
+    vision = seen.vision(files, pixels(config, files), whole["vision_feature_layer"])
     strands = {"text": text, "vision": vision}
     return seen.experiment(config, strands, "causal", sizes(inner), {"vision_to_text": 1.0})
+
+
+def pixels(config: Config, files: Files) -> Options:
+    """Return how pictures become pixels; a tower's usual way where the release does not say."""
+    whole = complete(config)
+    return preprocessing.options(files, tower(whole)[2], whole["vision_config"]["image_size"])
 
 
 def rules(config: Config) -> Sequence[Rule]:
@@ -100,5 +106,6 @@ LLAVA = Family(
         "vision_tower.vision_model.embeddings.position_ids",
     ),
     parts=frozen,
+    pixels=pixels,
     former={"vision_tower.": "vision_tower.vision_model."},
 )

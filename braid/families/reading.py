@@ -144,6 +144,7 @@ def load(folder: Path, dtype: torch.dtype | None = None, pickled: bool = False) 
         )
     checkpoint = Checkpoint(folder)
     files[TENSORS] = json.dumps({n: [e.file, e.dtype] for n, e in checkpoint.entries.items()})
+    family.pixels(config, files)  # refuses, before any weights are read
     cuts = parts.cut(family, config, checkpoint, pickled)
     try:
         return _load(folder, family, config, files, checkpoint, cuts, dtype)

@@ -16,10 +16,15 @@ from braid.transformer import TransformerConfig
 CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "do_center_crop": True,
 }
 """Pixels as CLIP expects them, where a release does not say."""
 
-HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+HALVES = {
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "do_center_crop": False,
+}
 """Pixels as SigLIP expects them."""
 
 
@@ -56,37 +61,16 @@ def text(config: Config, files: Files, size: int, **further: Any) -> Options:
     return {**described.text(config, files, size, **further), "kind": "mixed_text"}
 
 
-def vision(files: Files, pixels: Mapping[str, Any], **further: Any) -> StrandConfig:
+def vision(files: Files, pixels: Options, layer: int | None = None) -> StrandConfig:
     """Describe a strand that reads pictures through the encoder that was cut out.
 
     Args:
         files: the small files, and the encoder's place.
-        pixels: mean and deviation where the release does not give them.
-        further: more options of `Vision`.
+        pixels: see `preprocessing.options`.
+        layer: see `Vision`.
     """
-    told = {**pixels, **preprocessor(files)}
-    modality = {
-        "kind": "vision",
-        "encoder": files["vision-encoder"],
-        "mean": told["image_mean"],
-        "deviation": told["image_std"],
-        "resize": True,
-        **further,
-    }
+    modality = {"kind": "vision", "encoder": files["vision-encoder"], "layer": layer, **pixels}
     return StrandConfig(modality=modality)
-
-
-def preprocessor(files: Files) -> Mapping[str, Any]:
-    """Return how pictures become pixels; as in transformers, the newer file stands above."""
-    told = described.read_json(files, "processor_config.json").get("image_processor")
-    if told is None:
-        return described.read_json(files, "preprocessor_config.json")
-    if not isinstance(told, dict):
-        raise BraidError(
-            f"processor_config.json sets image_processor to {told!r}, expected a mapping; fetch it "
-            "again"
-        )
-    return told
 
 
 def picture(files: Files, size: int, **further: Any) -> Options:

@@ -52,6 +52,18 @@ _MODES = {
 """Modes that are converted, with the words for them; deeper ones become L first."""
 
 
+FITS = ("crop", "pad", "stretch")
+"""How a picture becomes a square, see `squared`."""
+
+RESAMPLES = {
+    "nearest": PIL.Resampling.NEAREST,
+    "lanczos": PIL.Resampling.LANCZOS,
+    "bilinear": PIL.Resampling.BILINEAR,
+    "bicubic": PIL.Resampling.BICUBIC,
+}
+"""How the pixels of a scaled picture are computed."""
+
+
 def open_picture(raw: Any, name: str = "image") -> PIL.Image:
     """Open and decode a picture: its first frame, in the mode of the file.
 
@@ -152,6 +164,44 @@ def fit_to(
     picture = picture.resize(scaled, PIL.Resampling.LANCZOS)
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def squared(
+    picture: PIL.Image, side: int, fit: str, resample: str, name: str = "image"
+) -> PIL.Image:
+    """Return a picture of `side` times `side` pixels, scaled as the processors of encoders do it.
+
+    Args:
+        picture: of any shape.
+        side: in pixels.
+        fit: "crop" scales it to cover the square and takes its middle; "pad" scales it into the
+            square, with grey of value 127 beside or above and below; "stretch" scales each side by
+            itself.
+        resample: one of `RESAMPLES`.
+        name: of the modality, for errors.
+
+    Raises:
+        BraidError: the shape is too extreme to scale.
+    """
+    w, h = picture.size
+    if w == h or fit == "stretch":
+        scaled = side, side
+    elif fit == "crop":  # rounded down: a pixel more would move the middle
+        scaled = int(side * w / min(w, h)), int(side * h / min(w, h))
+    else:
+        scaled = max(1, round(side * w / max(w, h))), max(1, round(side * h / max(w, h)))
+    if scaled[0] * scaled[1] > MOST_PIXELS:  # a line of pixels would become a giant
+        raise BraidError(
+            f"{name}: a picture of {w}x{h} cannot be scaled to cover {side}x{side}; crop it"
+        )
+    if picture.size != scaled:
+        picture = picture.resize(scaled, RESAMPLES[resample])
+    if fit == "pad":
+        square = PIL.new(picture.mode, (side, side), (127,) * len(picture.getbands()))
+        square.paste(picture, ((side - scaled[0]) // 2, (side - scaled[1]) // 2))
+        return square
+    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
 def _of_array(array: np.ndarray, name: str) -> PIL.Image:

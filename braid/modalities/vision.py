@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from torch import Tensor
 
 from braid import storage
@@ -16,7 +15,7 @@ from braid.errors import BraidError, unknown
 from braid.hub import first_line, library, refuse_pickle
 from braid.modalities.image import Image
 from braid.modalities.modality import Modality
-from braid.modalities.pictures import convert, open_picture
+from braid.modalities.pictures import FITS, RESAMPLES, convert, open_picture, squared
 from braid.spaces import Continuous
 
 if TYPE_CHECKING:
@@ -45,7 +44,8 @@ class Vision(Modality):
         mean: tuple[float, ...] = (0.5,),
         deviation: tuple[float, ...] = (0.5,),
         resize: bool = False,
-        fit: Literal["crop", "pad"] = "crop",
+        fit: Literal["crop", "pad", "stretch"] = "crop",
+        resample: Literal["nearest", "lanczos", "bilinear", "bicubic"] = "lanczos",
         field: str = "image",
     ) -> None:
         """Make a vision modality.
@@ -62,13 +62,18 @@ class Vision(Modality):
             mean: of the pixels from 0 to 1 that a loaded encoder expects, for all channels or each.
             deviation: theirs, in the same way.
             resize: scale pictures of another size; otherwise they are refused.
-            fit: how they are scaled: "crop" covers the square, "pad" puts grey around.
+            fit: how they become squares: "crop" covers the square, "pad" puts grey around,
+                "stretch" gives up their shape.
+            resample: how the pixels of a scaled picture are computed.
             field: field of the raw examples that holds the picture.
         """
-        if fit not in ("crop", "pad"):
-            raise unknown("fit", fit, ("crop", "pad"))
+        if fit not in FITS:
+            raise unknown("fit", fit, FITS)
+        if resample not in RESAMPLES:
+            raise unknown("resample", resample, RESAMPLES)
         self.name, self.field, self.encoder, self.margin = name, field, encoder, margin
-        self.layer, self.mean, self.deviation, self.pads = layer, mean, deviation, fit == "pad"
+        self.layer, self.mean, self.deviation = layer, mean, deviation
+        self.squaring, self.resample = fit, resample
         self._model: Any = None
         width = channels * (patch + 2 * margin) ** 2
         if encoder != "dct":
@@ -102,8 +107,10 @@ class Vision(Modality):
 
     def encode(self, raw: Any, following: str | None = None) -> Tensor:
         """Return features [n, width]."""
-        if self.pads and self.picture.resize:
-            raw = padded(convert(open_picture(raw, self.name), self.picture.channels, self.name))
+        if self.picture.resize:
+            raw = open_picture(raw, self.name)
+            raw = convert(raw, self.picture.channels, self.name, self._note)
+            raw = squared(raw, self.picture.width, self.squaring, self.resample, self.name)
         picture = np.array(self.picture.picture_of(raw))
         pixels = torch.from_numpy(picture).view(*picture.shape[:2], -1).permute(2, 0, 1)[None] / 255
         return self.features(pixels)[0]
@@ -144,15 +151,6 @@ def _cosines(n: int) -> Tensor:
     basis = (math.pi / n * (i + 0.5) * k).cos() * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
     return basis
-
-
-def padded(picture: PIL.Image) -> PIL.Image:
-    """Return a square picture, with grey of value 127 beside or above and below it."""
-    width, height = picture.size
-    side = max(width, height)
-    square = PILImage.new(picture.mode, (side, side), (127,) * len(picture.getbands()))
-    square.paste(picture, ((side - width) // 2, (side - height) // 2))
-    return square
 
 
 _JANUS = "janus_vision_model"  # which transformers' Auto classes do not know

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import braid
 from braid import Hole, Part, convert_commands
 from braid.errors import BraidError
 from braid.families import seen
+from braid.families.checkpoint import Checkpoint
 from braid.generation import Known, Opening, generate
 from braid.layout import Span, pack
 from braid.modalities import Vision
@@ -405,6 +407,92 @@ def test_newer_settings_of_pictures_stand_above_older_ones(tmp_path):
         written(folder, file, image_mean=[mean] * 3)
     vision = braid.load(folder, "cpu").braid.strand("vision").modality
     assert list(vision.mean) == [0.2] * 3
+
+
+SQUARE = {"height": 16, "width": 16}
+PROCESSORS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "clip": ("llava", "CLIP", {"size": {"shortest_edge": 16}, "crop_size": SQUARE}),
+    "clip, number": ("llava", "CLIP", {"size": 16, "crop_size": 16}),
+    "clip, bilinear": ("llava", "CLIP", {"size": 16, "crop_size": 16, "resample": 2}),
+    "clip, not normalised": ("llava", "CLIP", {"size": 16, "crop_size": 16, "do_normalize": False}),
+    "siglip": ("llava-siglip", "Siglip", {"size": SQUARE}),
+    "siglip, lanczos": ("llava-siglip", "Siglip", {"size": SQUARE, "resample": 1}),
+    "siglip, nearest": ("llava-siglip", "Siglip", {"size": SQUARE, "resample": 0}),
+    "siglip, clip's processor": ("llava-siglip", "CLIP", {"size": 16, "crop_size": 16}),
+    "clip, siglip's processor": ("llava", "Siglip", {"size": SQUARE}),
+    "janus": ("janus", "Janus", {"size": SQUARE, "image_mean": [0.5] * 3, "min_size": 1}),
+}
+"""Family, class of transformers, and its settings."""
+
+
+def seen_pixels(vision: Any, raw: Any) -> Tensor:
+    """Pixels that the encoder is given."""
+
+    def encoder(pixel_values: Tensor, output_hidden_states: bool) -> Any:
+        return SimpleNamespace(last_hidden_state=pixel_values, hidden_states=[pixel_values] * 4)
+
+    vision._model = encoder
+    return vision.encode(raw)
+
+
+@pytest.mark.parametrize("shape", [(31, 47), (53, 29)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_the_processors_of_transformers(tmp_path, name, shape):
+    family, kind, settings = PROCESSORS[name]
+    folder, _ = MADE[family](tmp_path / "released")
+    processor = getattr(transformers, f"{kind}ImageProcessor")(**settings)
+    processor.save_pretrained(folder)
+    vision = braid.load(folder, "cpu").braid.strand("vision").modality
+    raw = Image.fromarray(picture(64)).resize(shape)
+    theirs = processor(raw, return_tensors="pt")["pixel_values"][0]
+    level = 1 / 255 / min(vision.deviation)
+    assert theirs.std() > 0.05
+    assert (seen_pixels(vision, raw) - theirs).abs().max() <= 1.1 * level
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-siglip"])
+def test_pixels_of_a_release_without_settings_are_those_of_its_encoder(tmp_path, name):
+    folder, _ = MADE[name](tmp_path / "released")
+    vision = braid.load(folder, "cpu").braid.strand("vision").modality
+    assert vision.squaring == {"llava": "crop", "llava-siglip": "stretch"}[name]
+    assert vision.resample == "bicubic"
+
+
+UNSEEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "levels": ("llava", {"do_rescale": False}, "do_rescale to False; only True"),
+    "factor": ("llava", {"rescale_factor": 1.0}, "rescale_factor to 1.0; only 1/255"),
+    "sizes": ("llava", {"do_resize": False}, "do_resize to False; only True"),
+    "grey": ("llava", {"do_pad": True}, "do_pad to True; only False"),
+    "no grey": ("janus", {"do_pad": False}, "do_pad to False; only True"),
+    "no crop": (
+        "llava",
+        {"do_center_crop": False, "size": {"shortest_edge": 16}},
+        "do_center_crop to False .*'shortest_edge'",
+    ),
+    "no crop, number": ("llava", {"do_center_crop": False, "size": 16}, "do_center_crop to False"),
+    "crop": ("llava", {"size": 16, "crop_size": {"height": 8, "width": 8}}, "crop_size .* only 16"),
+    "side": ("llava", {"size": {"shortest_edge": 24}, "crop_size": 24}, "size to .*24.* only 16"),
+    "oblong": ("llava-siglip", {"size": {"height": 16, "width": 8}}, "size to .* only 16"),
+    "longest": ("janus", {"size": {"longest_edge": 16}}, "size to .*longest_edge.* only 16"),
+    "word": ("llava", {"size": "large"}, "size to 'large', expected a number"),
+    "box": ("llava", {"resample": 4}, r"resample to 4; only 0 \(nearest\)"),
+    "mean": ("llava", {"image_mean": 0.5}, "image_mean to 0.5; expected 3 finite"),
+    "channels": ("janus", {"image_mean": [0.5]}, "image_mean .*; expected 3 finite"),
+    "nan": ("llava", {"image_std": [0.5, 0.5, float("nan")]}, "image_std .*; expected 3 finite"),
+    "zero": ("llava", {"image_std": [0.5, 0.0, 0.5]}, "image_std .*; expected numbers above 0"),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_settings_that_are_not_followed_are_refused_before_weights_are_read(
+    tmp_path, monkeypatch, case
+):
+    name, settings, told = UNSEEN[case]
+    folder, _ = MADE[name](tmp_path / "released")
+    written(folder, "preprocessor_config.json", **settings)
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("weights are read"))
+    with pytest.raises(BraidError, match=f"^preprocessor_config.json sets {told}"):
+        braid.load(folder, "cpu")
 
 
 @pytest.mark.parametrize("kind", ["Siglip", "CLIP"])
