@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from braid.config import Options
@@ -49,12 +48,13 @@ def rope(config: Config) -> tuple[float, RopeScaling | None]:
     """Return the base and the scaling of the rotary frequencies, as of any version of config.json.
 
     Raises:
-        BraidError: the scaling is of an unknown kind.
+        BraidError: the scaling is of an unknown kind, or told twice and differently.
     """
-    told: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    told = _rope(config)
     theta = float(told.get("rope_theta", config.get("rope_theta") or 10000.0))
     kind = told.get("rope_type", told.get("type", "default"))
     refuse(config, partial_rotary_factor=1.0)
+    refuse(told, partial_rotary_factor=1.0)
     if kind == "default":
         return theta, None
     if kind == "linear":
@@ -72,6 +72,30 @@ def rope(config: Config) -> tuple[float, RopeScaling | None]:
         high=float(need(told, "high_freq_factor")),
         context=int(need(told, "original_max_position_embeddings")),
     )
+
+
+def _rope(config: Config) -> dict[str, Any]:
+    """Return what rope_parameters and rope_scaling, its older name, say together."""
+    both: dict[str, dict[str, Any]] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        told = config.get(name) or {}
+        if not isinstance(told, dict) or any(isinstance(x, dict) for x in told.values()):
+            raise BraidError(
+                f"config.json sets {name} to {told!r}, expected one scaling for all layers"
+            )
+        if told:
+            kind = told.get("rope_type", told.get("type", "default"))
+            both[name] = {**{k: v for k, v in told.items() if k != "type"}, "rope_type": kind}
+    new, old = both.get("rope_parameters", {}), both.get("rope_scaling", {})
+    if new and old:
+        keys = ((new.keys() | old.keys()) - {"rope_theta"}) | (new.keys() & old.keys())
+        for key in sorted(keys, key=lambda k: (k != "rope_type", k)):  # the kind says most
+            if new.get(key) != old.get(key):
+                raise BraidError(
+                    f"config.json sets {key} to {new.get(key)!r} in rope_parameters and to "
+                    f"{old.get(key)!r} in rope_scaling; remove one of the two from a copy of it"
+                )
+    return {**new, **old}
 
 
 def text(config: Config, files: Files, size: int, **further: Any) -> Options:

@@ -331,6 +331,26 @@ REFUSED = {
         lambda f: edited(f, rope_parameters={"rope_type": "yarn", "factor": 2.0}),
         "'yarn'; known are default, linear, llama3",
     ),
+    "a scaling beside another": (
+        lambda f: edited(f, rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "rope_type to 'default' in rope_parameters and to 'yarn' in rope_scaling",
+    ),
+    "a factor beside another": (
+        lambda f: edited(
+            f,
+            rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+            rope_scaling={"type": "linear", "factor": 2.0},
+        ),
+        "factor to 4.0 in rope_parameters and to 2.0 in rope_scaling",
+    ),
+    "a scaling for each kind of layer": (
+        lambda f: edited(f, rope_parameters={"full_attention": {"rope_type": "yarn"}}),
+        "rope_parameters to .* expected one scaling",
+    ),
+    "half-rotated heads": (
+        lambda f: edited(f, rope_parameters={"partial_rotary_factor": 0.5}),
+        "partial_rotary_factor to 0.5",
+    ),
     "a size that is missing": (lambda f: edited(f, hidden_size=None), "lacks 'hidden_size'"),
     "a tokenizer of another model": (
         lambda f: edited(f, vocab_size=200),
@@ -348,6 +368,13 @@ def test_what_is_wrong_is_refused_by_name(tmp_path, case):
     with pytest.raises(BraidError, match=message):
         converted(source, tmp_path / "braid")
     assert not (tmp_path / "braid").exists()
+
+
+def test_a_scaling_that_is_told_twice_alike_is_read(tmp_path):
+    source, _ = released(tmp_path / "source", "llama, linear rope")
+    edited(source, rope_scaling={"type": "linear", "factor": 4.0})
+    sizes = braid.load(source, "cpu").experiment.transformer
+    assert sizes.rope_theta == 100.0 and sizes.rope_scaling.factor == 4.0
 
 
 def test_attention_to_a_window_is_refused(tmp_path):
