@@ -25,6 +25,7 @@ def complete(config: Config) -> dict[str, Any]:
     """Return the whole config.json."""
     whole = parts.complete(config, "ChameleonConfig")
     described.refuse(whole, tie_word_embeddings=False)
+    described.causal(whole)
     return whole
 
 

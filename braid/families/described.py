@@ -44,6 +44,11 @@ def refuse(config: Config, where: str = "config.json", /, **allowed: Any) -> Non
             raise BraidError(f"{where} sets {key} to {config[key]!r}; only {value!r} is supported")
 
 
+def causal(config: Config) -> None:
+    """Refuse a model of the layout of a causal one whose tokens see what comes after."""
+    refuse(config, is_causal=True)
+
+
 def rope(config: Config) -> tuple[float, RopeScaling | None]:
     """Return the base and the scaling of the rotary frequencies, as of any version of config.json.
 

@@ -111,6 +111,8 @@ def experiment(config: Config, files: Files) -> Experiment:
         told = described.need(config, key).get("params", {})
         described.refuse(told, projector_type="mlp_gelu", depth=2)
     llama = {**LLAMA, **described.need(config, "language_config")}
+    if llama.get("model_type", "llama") != "llama":
+        raise unknown("language model in language_config", llama["model_type"], ("llama",))
     begins, closes = (seen.whole_symbol(files, f"<{x}_of_image>") for x in ("begin", "end"))
     flow = {"kind": "discrete_flow", "path": "metric", "shift": 1}
     text = StrandConfig(

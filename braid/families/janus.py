@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from braid.config import Experiment, Options, StrandConfig
+from braid.errors import unknown
 from braid.families import described, parts, preprocessing, seen
 from braid.families.family import Config, Family, Files, Part, Rule, constants
 from braid.families.llama import biased, blocks
@@ -26,6 +27,11 @@ PLACES = (
 def complete(config: Config) -> dict[str, Any]:
     """Return the whole config.json; refuse what braid's strands have no place for."""
     whole = parts.complete(config, "JanusConfig")
+    if whole["text_config"]["model_type"] != "llama":
+        raise unknown(
+            "language model in text_config", whole["text_config"]["model_type"], ("llama",)
+        )
+    described.causal(whole["text_config"])
     described.refuse(whole["vision_config"], depth=2, hidden_act="gelu")
     described.refuse(whole["vq_config"], num_hidden_layers=2, hidden_act="gelu")
     return whole

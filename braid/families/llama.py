@@ -44,6 +44,7 @@ def experiment(config: Config, files: Files) -> Experiment:
 
 def language_model(config: Config, files: Files, sizes: TransformerConfig) -> Experiment:
     """Describe a model of text alone that predicts the next token."""
+    described.causal(config)
     strand = StrandConfig(
         modality=described.text(config, files, described.need(config, "vocab_size")),
         process={"kind": "autoregressive"},

@@ -52,6 +52,7 @@ def sizes(text: Config) -> TransformerConfig:
     known = {"llama": llama.biased, "qwen2": qwen.second}
     if text["model_type"] not in known:
         raise unknown("language model in text_config", text["model_type"], known)
+    described.causal(text)
     return known[text["model_type"]](text)
 
 

@@ -360,6 +360,13 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_a_model_that_sees_what_comes_after_is_refused(tmp_path, name):
+    source, _ = released(tmp_path / "source", name)
+    with pytest.raises(BraidError, match="is_causal to False; only True"):
+        braid.load(edited(source, is_causal=False), "cpu")
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_wrong_is_refused_by_name(tmp_path, case):
     source, _ = released(tmp_path / "source", "llama")

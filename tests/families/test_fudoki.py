@@ -255,6 +255,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
         ({"vision_config": {"params": {"model_name": "other"}}}, "in vision_config 'other'"),
         ({"aligner_config": {"params": {"depth": 3}}}, "depth"),
         ({"language_config": None}, "lacks 'language_config'"),
+        ({"language_config": {"model_type": "qwen2"}}, "in language_config 'qwen2'"),
     ],
 )
 def test_what_is_not_known_is_refused(tmp_path, change, told):

@@ -372,6 +372,24 @@ def test_what_llava_cannot_be_is_refused(tmp_path, change, told):
         braid.load(edited(folder, **change), "cpu")
 
 
+def test_another_language_model_in_janus_is_refused(tmp_path):
+    folder, _ = janus(tmp_path / "released")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edited(folder, text_config={**text, "model_type": "qwen2"})
+    with pytest.raises(BraidError, match="in text_config 'qwen2'.*valid: llama"):
+        braid.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["janus", "llava", "chameleon"])
+def test_a_language_model_that_sees_what_comes_after_is_refused(tmp_path, name):
+    folder, _ = MADE[name](tmp_path / "released")
+    config = json.loads((folder / "config.json").read_text())
+    inner = {**config.get("text_config", {}), "is_causal": False}
+    edited(folder, **(inner if name == "chameleon" else {"text_config": inner}))
+    with pytest.raises(BraidError, match="is_causal to False; only True"):
+        braid.load(folder, "cpu")
+
+
 def test_older_names_of_a_vision_tower_are_read_and_written_back(tmp_path):
     folder, _ = llava(tmp_path / "released")
     file = folder / "model.safetensors"
