@@ -38,7 +38,7 @@ def symbols(whole: Config) -> list[int]:
     digits = str.maketrans("ABCDEFGHIJ", "0123456789")
     named: dict[int, int] = {
         int(name[6:-1].translate(digits)): number
-        for name, number in described.need(whole, "vocabulary_map").items()
+        for name, number in described.need(whole, "vocabulary_map", dict).items()
         if name.startswith("IMGIMG") and name[6:-1].translate(digits).isdecimal()
     }
     size = whole["vq_config"]["num_embeddings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from braid.config import Options
@@ -30,11 +31,37 @@ def read_json(files: Files, name: str) -> dict[str, Any]:
     return value
 
 
-def need(config: Config, key: str) -> Any:
-    """Return a value of config.json that has to be there."""
+def need(config: Config, key: str, kind: type = object) -> Any:
+    """Return a value of config.json that has to be there.
+
+    Args:
+        config: all of it, or a part.
+        key: its name.
+        kind: its type, None refused; an integer is a float too.
+
+    Raises:
+        BraidError: it is missing, or of another type.
+    """
     if config.get(key) is None:
         raise BraidError(f"config.json lacks {key!r}; fetch it again")
-    return config[key]
+    value = config[key]
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (kind in (int, float) and isinstance(value, bool)):
+        raise BraidError(
+            f"config.json sets {key} to {value!r}, expected {_KINDS.get(kind, kind.__name__)}; "
+            "fetch it again"
+        )
+    if kind is float and not math.isfinite(value):
+        raise BraidError(f"config.json sets {key} to {value!r}, expected a finite number")
+    return value
+
+
+_KINDS = {int: "an integer", float: "a number", dict: "a mapping", list: "a list"}
+
+
+def option(config: Config, key: str, usual: Any, kind: type = object) -> Any:
+    """Return a value of config.json, or the usual one where it is absent or null; see `need`."""
+    return usual if config.get(key) is None else need(config, key, kind)
 
 
 def refuse(config: Config, where: str = "config.json", /, **allowed: Any) -> None:
@@ -56,14 +83,14 @@ def rope(config: Config) -> tuple[float, RopeScaling | None]:
         BraidError: the scaling is of an unknown kind, or told twice and differently.
     """
     told = _rope(config)
-    theta = float(told.get("rope_theta", config.get("rope_theta") or 10000.0))
+    theta = float(option(told, "rope_theta", option(config, "rope_theta", 10000.0, float), float))
     kind = told.get("rope_type", told.get("type", "default"))
     refuse(config, partial_rotary_factor=1.0)
     refuse(told, partial_rotary_factor=1.0)
     if kind == "default":
         return theta, None
     if kind == "linear":
-        return theta, RopeScaling(kind="linear", factor=float(need(told, "factor")))
+        return theta, RopeScaling(kind="linear", factor=float(need(told, "factor", float)))
     if kind != "llama3":
         raise BraidError(
             f"config.json scales rotary positions by {kind!r}; known are default, linear, llama3. "
@@ -72,10 +99,10 @@ def rope(config: Config) -> tuple[float, RopeScaling | None]:
         )
     return theta, RopeScaling(
         kind="llama3",
-        factor=float(need(told, "factor")),
-        low=float(need(told, "low_freq_factor")),
-        high=float(need(told, "high_freq_factor")),
-        context=int(need(told, "original_max_position_embeddings")),
+        factor=float(need(told, "factor", float)),
+        low=float(need(told, "low_freq_factor", float)),
+        high=float(need(told, "high_freq_factor", float)),
+        context=need(told, "original_max_position_embeddings", int),
     )
 
 
@@ -114,10 +141,15 @@ def text(config: Config, files: Files, size: int, **further: Any) -> Options:
         size: rows of the embedding.
         further: more options of `ReleasedText`.
     """
-    ends = config.get("eos_token_id")
-    if "generation_config.json" in files:
-        ends = json.loads(files["generation_config.json"]).get("eos_token_id", ends)
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    ends = read_json(files, "generation_config.json").get(
+        "eos_token_id", config.get("eos_token_id")
+    )
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if any(type(end) is not int for end in ends):
+        raise BraidError(
+            f"the release sets eos_token_id to {ends}, expected integers; fetch config.json and "
+            "generation_config.json again"
+        )
     return {
         "kind": "released_text",
         "size": size,
@@ -129,8 +161,8 @@ def text(config: Config, files: Files, size: int, **further: Any) -> Options:
 
 def _begin(config: Config, files: Files) -> list[int]:
     """Return the symbols that the released tokenizer puts before a text."""
-    settings = json.loads(files.get("tokenizer_config.json", "{}"))
-    first = config.get("bos_token_id")
+    settings = read_json(files, "tokenizer_config.json")
+    first = option(config, "bos_token_id", None, int)
     if "add_bos_token" in settings:  # it stands above what tokenizer.json does
         return [first] if settings["add_bos_token"] and first is not None else []
     if "tokenizer.json" not in files:

@@ -15,7 +15,7 @@ def experiment(config: Config, files: Files) -> Experiment:
     """Describe a Dream: token i is predicted at token i - 1, where Qwen predicted it."""
     described.refuse(config, tie_word_embeddings=False)
     strand = StrandConfig(
-        modality=described.text(config, files, described.need(config, "vocab_size")),
+        modality=described.text(config, files, described.need(config, "vocab_size", int)),
         process={"kind": "masked", "weighting": "llada", "shift": 1},
         sampler={"kind": "confidence", "temperature": 0.0, "steps": 128, "order": "entropy"},
     )
@@ -30,7 +30,7 @@ def experiment(config: Config, files: Files) -> Experiment:
 
 def rules(config: Config) -> Sequence[Rule]:
     """Map the layout of Qwen, and the mask's row."""
-    mask = MaskRow(described.need(config, "mask_token_id"))
+    mask = MaskRow(described.need(config, "mask_token_id", int))
     return [
         Rule("model.embed_tokens.weight", "strands.text.embedder.table.weight", mask),
         Rule("lm_head.weight", "strands.text.head.linear.weight"),

@@ -6,7 +6,6 @@ prediction is still read one token before, as in the autoregressive Janus that i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -60,8 +59,8 @@ STEPS = 32
 
 def _sized(config: Config, key: str, name: str, known: Mapping[str, Options]) -> Options:
     """Return the sizes of a network that a config.json names."""
-    told = described.need(config, key)
-    params = {**told.get("params", {})}
+    told = described.need(config, key, dict)
+    params = described.option(told, "params", {}, dict)
     kind = params.get(name, told.get(name))
     if kind not in known:
         raise unknown(f"network in {key}", str(kind), known)
@@ -98,7 +97,7 @@ def network(config: Config) -> Options:
 
 def blank(files: Files) -> int:
     """Return the symbol of padding, which stands for a text that guidance withholds."""
-    named = json.loads(files.get("tokenizer_config.json", "{}")).get("pad_token")
+    named = described.read_json(files, "tokenizer_config.json").get("pad_token")
     named = named.get("content") if isinstance(named, dict) else named
     if not named:
         raise BraidError("tokenizer_config.json names no pad_token; fetch it again")
@@ -108,9 +107,9 @@ def blank(files: Files) -> int:
 def experiment(config: Config, files: Files) -> Experiment:
     """Describe a FUDOKI."""
     for key in ("aligner_config", "gen_aligner_config"):
-        told = described.need(config, key).get("params", {})
+        told = described.option(described.need(config, key, dict), "params", {}, dict)
         described.refuse(told, projector_type="mlp_gelu", depth=2)
-    llama = {**LLAMA, **described.need(config, "language_config")}
+    llama = {**LLAMA, **described.need(config, "language_config", dict)}
     if llama.get("model_type", "llama") != "llama":
         raise unknown("language model in language_config", llama["model_type"], ("llama",))
     begins, closes = (seen.whole_symbol(files, f"<{x}_of_image>") for x in ("begin", "end"))
@@ -128,13 +127,13 @@ def experiment(config: Config, files: Files) -> Experiment:
         process=flow,
         sampler={"kind": "jump", "temperature": 0.0, "steps": STEPS},
     )
-    codes, head = network(config), described.need(config, "gen_head_config")["params"]
+    codes, head = network(config), described.need(config, "gen_head_config", dict)
     image = StrandConfig(
         modality=seen.picture(
             files,
             tower(config)["image_size"],
             entry=codes["embed_dim"],
-            hidden=head["image_token_embed"],
+            hidden=described.need(described.need(head, "params", dict), "image_token_embed", int),
             table=files["image-table"],
         ),
         process=flow,

@@ -41,7 +41,7 @@ def experiment(config: Config, files: Files) -> Experiment:
     """Describe a Janus. Guidance withholds a prompt as Janus does: its symbols become padding."""
     whole = complete(config)
     sizes, codes, told = whole["text_config"], whole["vq_config"], seen.generation(files)
-    begins = told.get("generation_kwargs", {}).get("boi_token_id")
+    begins = described.option(told, "generation_kwargs", {}, dict).get("boi_token_id")
     if begins is None:
         begins = seen.whole_symbol(files, "<begin_of_image>")
     blank = told.get("pad_token_id", sizes.get("pad_token_id"))

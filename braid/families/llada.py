@@ -27,7 +27,8 @@ def experiment(config: Config, files: Files) -> Experiment:
         weight_tying=False,
         multi_query_attention=False,
     )
-    size = config.get("embedding_size") or described.need(config, "vocab_size")
+    size = described.option(config, "embedding_size", 0, int)
+    size = size or described.need(config, "vocab_size", int)
     strand = StrandConfig(
         modality=described.text(config, files, size),
         process={"kind": "masked", "weighting": "llada"},
@@ -52,12 +53,12 @@ def transformer(config: Config) -> TransformerConfig:
     """Return the transformer that a config.json of LLaDA describes."""
     theta, scaling = described.rope(config)
     return TransformerConfig(
-        width=described.need(config, "d_model"),
-        depth=described.need(config, "n_layers"),
-        heads=described.need(config, "n_heads"),
-        key_heads=config.get("n_kv_heads"),
-        hidden=described.need(config, "mlp_hidden_size"),
-        norm_eps=config.get("rms_norm_eps", 1e-5),
+        width=described.need(config, "d_model", int),
+        depth=described.need(config, "n_layers", int),
+        heads=described.need(config, "n_heads", int),
+        key_heads=described.option(config, "n_kv_heads", None, int),
+        hidden=described.need(config, "mlp_hidden_size", int),
+        norm_eps=described.option(config, "rms_norm_eps", 1e-5, float),
         qk_norm="none",
         attention_bias=bool(config.get("include_qkv_bias")),
         rope_theta=theta,
@@ -74,7 +75,7 @@ def rules(config: Config) -> Sequence[Rule]:
         Rule(
             f"{top}wte.weight",
             "strands.text.embedder.table.weight",
-            MaskRow(described.need(config, "mask_token_id")),
+            MaskRow(described.need(config, "mask_token_id", int)),
         ),
         Rule(f"{top}ff_out.weight", "strands.text.head.linear.weight"),
         Rule(f"{top}ln_f.weight", "transformer.norm.weight"),

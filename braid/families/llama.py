@@ -15,13 +15,13 @@ def transformer(config: Config, **further: bool | str) -> TransformerConfig:
     theta, scaling = described.rope(config)
     described.refuse(config, hidden_act="silu")
     return TransformerConfig(
-        width=described.need(config, "hidden_size"),
-        depth=described.need(config, "num_hidden_layers"),
-        heads=described.need(config, "num_attention_heads"),
-        key_heads=config.get("num_key_value_heads"),
-        head_width=config.get("head_dim"),
-        hidden=described.need(config, "intermediate_size"),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
+        width=described.need(config, "hidden_size", int),
+        depth=described.need(config, "num_hidden_layers", int),
+        heads=described.need(config, "num_attention_heads", int),
+        key_heads=described.option(config, "num_key_value_heads", None, int),
+        head_width=described.option(config, "head_dim", None, int),
+        hidden=described.need(config, "intermediate_size", int),
+        norm_eps=described.option(config, "rms_norm_eps", 1e-6, float),
         rope_theta=theta,
         rope_scaling=scaling,
         rope_sections=(1, 0, 0),
@@ -46,7 +46,7 @@ def language_model(config: Config, files: Files, sizes: TransformerConfig) -> Ex
     """Describe a model of text alone that predicts the next token."""
     described.causal(config)
     strand = StrandConfig(
-        modality=described.text(config, files, described.need(config, "vocab_size")),
+        modality=described.text(config, files, described.need(config, "vocab_size", int)),
         process={"kind": "autoregressive"},
         sampler={"kind": "next_token", "temperature": 0.0},
         tied=bool(config.get("tie_word_embeddings", False)),

@@ -20,14 +20,14 @@ def third(config: Config) -> TransformerConfig:
     """Return the transformer of Qwen 3: queries and keys are normalised in each head."""
     whole(config)
     biased = bool(config.get("attention_bias"))
-    given = {**config, "head_dim": config.get("head_dim", 128)}
+    given = {**config, "head_dim": described.option(config, "head_dim", 128, int)}
     return transformer(given, qk_norm="rms", attention_bias=biased, output_bias=biased)
 
 
 def whole(config: Config) -> None:
     """Refuse attention to a window of the text."""
     described.refuse(config, use_sliding_window=False)
-    kinds = {*(config.get("layer_types") or [])} - {"full_attention"}
+    kinds = {*map(str, described.option(config, "layer_types", [], list))} - {"full_attention"}
     if kinds:
         raise BraidError(
             f"config.json has layers of {', '.join(sorted(kinds))}; only full_attention is "

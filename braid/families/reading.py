@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from braid import hub, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.errors import BraidError, unknown
-from braid.families import parts
+from braid.families import described, parts
 from braid.families.checkpoint import INDEX, Checkpoint
 from braid.families.family import Config, Family, Plan, Step, as_found, plan
 from braid.modalities import MODALITIES, ReleasedText
@@ -110,7 +109,7 @@ def family_of(config: Config, where: str) -> Family:
     from braid.families import FAMILIES
 
     known = {name: family for family in FAMILIES.values() for name in family.architectures}
-    named = config.get("architectures") or []
+    named = described.option(config, "architectures", [], list)
     for name in named:
         if name in known:
             return known[name]
@@ -135,7 +134,7 @@ def load(folder: Path, dtype: torch.dtype | None = None, pickled: bool = False) 
             of another shape; a file is damaged; there are only pickles.
     """
     files = small_files(folder)
-    config: dict[str, Any] = storage.read_json(folder / "config.json")
+    config = described.read_json(files, "config.json")
     family = family_of(config, repr(str(folder)))
     if "quantization_config" in config:
         raise BraidError(
@@ -187,9 +186,21 @@ def _load(
 
 
 def small_files(folder: Path) -> dict[str, str]:
-    """Return the text of the small files that are there."""
-    there = (folder / name for name in SMALL)
-    return {path.name: path.read_text(encoding="utf-8") for path in there if path.is_file()}
+    """Return the text of the small files that are there.
+
+    Raises:
+        BraidError: one is no text.
+    """
+    out = {}
+    for path in (folder / name for name in SMALL):
+        if path.is_file():
+            try:
+                out[path.name] = path.read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError) as e:
+                raise BraidError(
+                    f"{path.name} of {str(folder)!r} cannot be read as UTF-8 ({e}); fetch it again"
+                ) from e
+    return out
 
 
 def planned(family: Family, config: Config, braid: Braid, found: Iterable[str]) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,12 +47,12 @@ def whole_symbol(files: Files, name: str) -> int:
 
 def generation(files: Files) -> Mapping[str, Any]:
     """Return what generation_config.json holds."""
-    return json.loads(files.get("generation_config.json", "{}"))
+    return described.read_json(files, "generation_config.json")
 
 
 def untied(files: Files, head: str) -> bool:
     """Return whether the release has a head of its own, under a name that ends so."""
-    return any(name.endswith(head) for name in json.loads(files["tensors.json"]))
+    return any(name.endswith(head) for name in described.read_json(files, "tensors.json"))
 
 
 def text(config: Config, files: Files, size: int, **further: Any) -> Options:

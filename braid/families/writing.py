@@ -11,7 +11,7 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError
-from braid.families import parts
+from braid.families import described, parts
 from braid.families.checkpoint import TYPES
 from braid.families.family import Step
 from braid.families.reading import TENSORS, family_of, planned
@@ -35,7 +35,7 @@ def export(braid: Braid, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BraidError(f"cannot write {str(folder)!r}: it is not empty; choose another folder")
     files = _files(braid)
-    config = json.loads(files["config.json"])
+    config = described.read_json(files, "config.json")
     record: dict[str, tuple[str, str]] = json.loads(files[TENSORS])
     family = family_of(config, "the model")
     plan = planned(family, config, braid, record)

@@ -360,6 +360,46 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (b'{"eos_token_id": ', "{file} of the release is damaged"),
+        (b"[1]", "{file} of the release holds a list, expected a mapping"),
+        (b'{"a": "\xff"}', "{file} of .* cannot be read as UTF-8"),
+    ],
+)
+def test_damaged_small_files_are_refused_by_name(tmp_path, file, held, told):
+    source, _ = released(tmp_path / "source", "llama")
+    (source / file).write_bytes(held)
+    with pytest.raises(BraidError, match=told.format(file=file)):
+        converted(source, tmp_path / "braid")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("llama", {"hidden_size": "32"}, "hidden_size to '32', expected an integer"),
+        ("llama", {"num_hidden_layers": 2.0}, "num_hidden_layers to 2.0, expected an integer"),
+        ("llama", {"num_attention_heads": True}, "num_attention_heads to True, expected an int"),
+        ("llama", {"num_key_value_heads": "4"}, "num_key_value_heads to '4', expected an integer"),
+        ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps to '1e-5', expected a number"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps to nan, expected a finite number"),
+        ("llama", {"eos_token_id": "1"}, r"eos_token_id to \['1'\], expected integers"),
+        ("llama", {"architectures": "LlamaForCausalLM"}, "architectures to .*, expected a list"),
+        ("qwen3", {"head_dim": [8]}, r"head_dim to \[8\], expected an integer"),
+        ("llada", {"d_model": "32"}, "d_model to '32', expected an integer"),
+        ("dream", {"mask_token_id": "2"}, "mask_token_id to '2', expected an integer"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(tmp_path, name, change, told):
+    source, _ = family(name)(tmp_path / "source")
+    (source / "generation_config.json").unlink(missing_ok=True)
+    edited(source, **change)
+    with pytest.raises(BraidError, match=told):
+        converted(source, tmp_path / "braid")
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
 def test_a_model_that_sees_what_comes_after_is_refused(tmp_path, name):
     source, _ = released(tmp_path / "source", name)

@@ -255,6 +255,9 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
         ({"vision_config": {"params": {"model_name": "other"}}}, "in vision_config 'other'"),
         ({"aligner_config": {"params": {"depth": 3}}}, "depth"),
         ({"language_config": None}, "lacks 'language_config'"),
+        ({"language_config": [1]}, r"language_config to \[1\], expected a mapping"),
+        ({"gen_head_config": {"cls": "vision_head"}}, "lacks 'params'"),
+        ({"gen_vision_config": {"params": 3}}, "params to 3, expected a mapping"),
         ({"language_config": {"model_type": "qwen2"}}, "in language_config 'qwen2'"),
     ],
 )

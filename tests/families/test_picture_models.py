@@ -513,6 +513,15 @@ def test_settings_that_are_not_followed_are_refused_before_weights_are_read(
         braid.load(folder, "cpu")
 
 
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize(("held", "told"), [("{", "is damaged"), ("[]", "expected a mapping")])
+def test_damaged_settings_of_pictures_are_refused_by_name(tmp_path, file, held, told):
+    folder, _ = llava(tmp_path / "released")
+    (folder / file).write_text(held)
+    with pytest.raises(BraidError, match=f"{file} of the release .*{told}"):
+        braid.load(folder, "cpu")
+
+
 @pytest.mark.parametrize("kind", ["Siglip", "CLIP"])
 def test_an_encoder_alone_gives_the_features_of_transformers(tmp_path, kind):
     config = getattr(transformers, f"{kind}VisionConfig")(**EYES, intermediate_size=48)
