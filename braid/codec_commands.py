@@ -41,7 +41,7 @@ def train(
     out = Path("codecs") / experiment.name if out is None else out
     if (out / "codec.json").exists():
         raise BraidError(f"{str(out)!r} holds a codec that models may use; choose another folder")
-    storage.check_alone(out)
+    storage.refuse_others(out)
     console = Console()
     codec = train_codec(experiment, out, console, device)
     codec.card["metrics"] = _measure(codec, experiment)
@@ -115,7 +115,7 @@ def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = 
     parallel.alone("encoding data")
     _within(size, limit)
     storage.writable(out.parent)
-    storage.check_alone(out, FILES)
+    storage.refuse_others(out, FILES)
     source = BUILT_IN[data](0).train if data in BUILT_IN else open_source(data)
     return write(codecs.load(name), source, out, size, limit, Console())
 

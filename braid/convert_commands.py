@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from braid import loading
+from braid import loading, storage
 from braid.errors import BraidError
-from braid.families import reading, writing
+from braid.families import FAMILIES, parts, reading, writing
 from braid.pipeline import Pipeline
 
 
@@ -30,8 +30,11 @@ def convert(
         pickled_tables: read tables of embeddings out of pickles, none of which is run.
 
     Raises:
-        BraidError: there is no such model, or no family that it belongs to.
+        BraidError: the folder holds other files; there is no such model, or no family that it
+            belongs to.
     """
+    storage.refuse_others(folder, _written())  # before anything is fetched
+    storage.writable(folder.parent)
     place = reading.find(
         source, revision=revision, token=token, cache_dir=cache_dir, pickled=pickled_tables
     )
@@ -52,6 +55,12 @@ def convert(
         f"{', '.join(made.experiment.strands)}"
     )
     yield str(folder)
+
+
+def _written() -> set[str]:
+    """Return all names that the folder of a converted model may have in it."""
+    tables = {name for family in FAMILIES.values() for name in family.tables}
+    return {"model.safetensors", "experiment.json", "modalities.json", *parts.NAMES, *tables}
 
 
 def export(source: str, folder: Path) -> str:

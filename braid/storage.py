@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,11 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def check_alone(folder: Path, names: Container[str] = ()) -> None:
-    """Refuse a folder that holds other files than these, which writing it would lose."""
-    if folder.is_dir() and any(p.name not in names for p in folder.iterdir()):
+def refuse_others(folder: Path, names: Iterable[str] = ()) -> None:
+    """Refuse to write a folder that is a file, or holds others than these."""
+    if folder.exists() and not folder.is_dir():
+        raise BraidError(f"cannot write {str(folder)!r}: it is a file; choose another folder")
+    if folder.is_dir() and {p.name for p in folder.iterdir()} - {*names}:
         raise BraidError(
             f"cannot write {str(folder)!r}: it holds other files; choose another folder"
         )
@@ -58,7 +60,7 @@ def save(
     """Write a folder of NAME.safetensors, NAME.json and copies of folders, all or nothing."""
     folders = folders or {}
     names = {f"{n}.safetensors" for n in tensors} | {f"{n}.json" for n in texts} | set(folders)
-    check_alone(folder, names)
+    refuse_others(folder, names)
     with replacing(folder) as temporary:
         for name, group in tensors.items():
             save_file(_unshared(group), temporary / f"{name}.safetensors")

@@ -39,6 +39,12 @@ CARRIED = "carried.safetensors"
 """File of a part's folder with the tensors that its network has no use for."""
 
 
+CODEC = "image-codec"
+ENCODER = "vision-encoder"
+NAMES = (CODEC, ENCODER)
+"""Names of all parts, which are folders beside a converted model."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """A part that lies in a folder.
@@ -101,7 +107,7 @@ def codec(
         storage.adopt(made, tensors, model)
         codecs.save(made, place)
 
-    return Part("image-codec", "codec.safetensors", build, save, rules, carried)
+    return Part(CODEC, "codec.safetensors", build, save, rules, carried)
 
 
 def encoder(
@@ -130,7 +136,7 @@ def encoder(
         storage.write_json(place / "config.json", tree)
         save_file(dict(tensors), place / "model.safetensors", {"format": "pt"})
 
-    return Part("vision-encoder", "model.safetensors", build, save, rules, carried)
+    return Part(ENCODER, "model.safetensors", build, save, rules, carried)
 
 
 def planned(family: Family, part: Part, config: Config, names: Iterable[str]) -> Plan:

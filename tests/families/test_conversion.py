@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import braid
 from braid import Hole, Part, convert_commands
 from braid.errors import BraidError
-from braid.families import FAMILIES
+from braid.families import FAMILIES, reading
 from braid.families.family import Family, Rule, plan
 from braid.families.transforms import (
     Batched,
@@ -137,6 +137,28 @@ def test_what_the_layout_has_no_place_for_is_not_lost_in_silence(tmp_path):
     with pytest.raises(BraidError, match=r"strands\.text\.kind cannot be exported.*freeze"):
         convert_commands.export(str(tmp_path / "braid"), tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reading, "find", lambda *_, **__: pytest.fail("it is fetched"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for place, told in {
+        "full": "it holds other files; choose another folder",
+        "file": "it is a file; choose another folder",
+        "file/below": "cannot write.* choose another folder",
+    }.items():
+        with pytest.raises(BraidError, match=told):
+            list(convert_commands.convert("owner/name", tmp_path / place))
+
+
+def test_a_converted_folder_may_be_written_again(tmp_path):
+    source, _ = released(tmp_path / "source", "llama")
+    for _ in range(2):
+        assert converted(source, tmp_path / "braid")[-1] == str(tmp_path / "braid")
 
 
 def test_only_what_was_released_is_exported(tmp_path):

@@ -114,6 +114,8 @@ def test_export_after_convert_is_equal_to_the_bit(tmp_path, name):
 @pytest.mark.parametrize("name", MADE)
 def test_a_saved_model_needs_the_release_no_longer(tmp_path, name):
     source, _ = MADE[name](tmp_path / "released")
+    list(convert_commands.convert(str(source), tmp_path / "one"))
+    list(convert_commands.convert(str(source), tmp_path / "one"))  # nothing there is in the way
     pipe = braid.load(source, "cpu")
     pipe.save(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "moved")
