@@ -313,7 +313,7 @@ def test_a_finished_run_says_that_its_budget_is_spent(run, capsys):
 
 def test_a_run_of_another_experiment_is_refused(run, capsys):
     line = refused(capsys, *TRAIN, "seed=9", "--out", run)
-    assert "holds a run of another experiment (they differ in 'seed')" in line
+    assert "holds a run of another experiment (they differ in seed)" in line
 
 
 def test_a_folder_that_cannot_be_written_is_refused(here, capsys):

@@ -461,7 +461,8 @@ def test_too_many_unreadable_rows_stop_the_run(tmp_path):
 
 
 def test_a_text_longer_than_the_row_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(BraidError, match=r"does not fit a row of 4; raise data\.row or shorten"):
+    said = r"does not fit a row of 4; shorten it, or begin a run with a higher data\.row"
+    with pytest.raises(BraidError, match=said):
         trainer(tmp_path, experiment("data.row=4")).run()
 
 
