@@ -233,8 +233,9 @@ class Pipeline:
         rows = calling.whole("rows", rows, 1)
         cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
         if not isinstance(cache, BlockCache | None):
-            raise BraidError(f"cache {cache!r} is none; give one as 'dual:16', or leave it out")
+            raise BraidError(f"cache {cache!r} is no block cache; give one as 'dual:16', or none")
         seeds = range(len(documents)) if seeds is None else seeds
+        seeds = [calling.whole("seed", seed) for seed in seeds]
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
         before: list[Known | Opening] = [
@@ -605,7 +606,7 @@ def _root(seed: int) -> int:
 def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(sampler, str | Mapping):
         raise BraidError(
-            f"sampler {sampler!r} is none; give a name of `braid recipes`, its options with a "
+            f"sampler {sampler!r} is no sampler; give its name, its options with a "
             "'kind', or a Sampler"
         )
     return {"kind": sampler} if isinstance(sampler, str) else dict(sampler)

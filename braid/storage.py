@@ -45,9 +45,11 @@ def refuse_others(folder: Path, names: Iterable[str] = ()) -> None:
     """Refuse to write a folder that is a file, or holds others than these."""
     if folder.exists() and not folder.is_dir():
         raise BraidError(f"cannot write {str(folder)!r}: it is a file; choose another folder")
-    if folder.is_dir() and {p.name for p in folder.iterdir()} - {*names}:
+    others = sorted({p.name for p in folder.iterdir()} - {*names}) if folder.is_dir() else []
+    if others:
         raise BraidError(
-            f"cannot write {str(folder)!r}: it holds other files; choose another folder"
+            f"cannot write {str(folder)!r}: it holds other files, such as {others[0]!r}; choose "
+            "another folder"
         )
 
 

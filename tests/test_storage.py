@@ -57,7 +57,7 @@ def test_saving_again_replaces_the_model(tmp_path):
 
 def test_a_folder_with_other_things_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(BraidError, match="holds other files; choose another folder"):
+    with pytest.raises(BraidError, match="holds other files, such as 'thesis.tex'; choose another"):
         saved(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -10,8 +10,9 @@ from braid.config import Options
 from braid.errors import BraidError
 from braid.families import described
 from braid.families.family import Files
+from braid.modalities import pictures
 
-RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+RESAMPLES = {int(number): name for name, number in pictures.RESAMPLES.items()}
 """Number of a release -> option of `Vision`; other numbers are refused."""
 
 CROPPING = {"shortest_edge"}

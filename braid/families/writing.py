@@ -16,7 +16,7 @@ from braid.families.checkpoint import TYPES
 from braid.families.family import Step
 from braid.families.reading import TENSORS, family_of, planned
 from braid.modalities import ReleasedText
-from braid.storage import replacing
+from braid.storage import refuse_others, replacing
 
 
 def export(braid: Braid, folder: Path) -> None:
@@ -32,8 +32,7 @@ def export(braid: Braid, folder: Path) -> None:
     Raises:
         BraidError: the model comes from no release, or holds what the layout has no place for.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BraidError(f"cannot write {str(folder)!r}: it is not empty; choose another folder")
+    refuse_others(folder)
     files = _files(braid)
     config = described.read_json(files, "config.json")
     record: dict[str, tuple[str, str]] = json.loads(files[TENSORS])

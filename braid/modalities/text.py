@@ -115,7 +115,7 @@ class Text(Modality):
     @property
     def end(self) -> int:
         """Id of `<end>`: the first above those of the tokenizer."""
-        assert self.tokenizer is not None, "refused where there is none"
+        _ = self.tokenizer  # refuses to be without
         return self.vocabulary
 
     def closing(self, following: str | None) -> int:

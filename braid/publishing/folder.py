@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from braid.errors import BraidError
 from braid.publishing.card import facts_of, ours, write_card
-from braid.storage import replacing
+from braid.storage import refuse_others, replacing
 
 if TYPE_CHECKING:
     from braid.pipeline import Pipeline
@@ -37,7 +36,7 @@ def save(
     folder = Path(folder)
     with replacing(folder) as staged:
         pipe.save(staged)
-        _refuse_others(folder, {p.name for p in staged.iterdir()} | {*KEPT})
+        refuse_others(folder, {p.name for p in staged.iterdir()} | {*KEPT})
         for kept in KEPT:
             if (folder / kept).is_file():
                 shutil.copy(folder / kept, staged / kept)
@@ -53,12 +52,3 @@ def save(
 def hand_written(card: Path) -> bool:
     """Return whether there is a card that braid must not overwrite."""
     return card.is_file() and not ours(card.read_text(encoding="utf-8", errors="replace"))
-
-
-def _refuse_others(folder: Path, known: set[str]) -> None:
-    others = sorted({p.name for p in folder.iterdir()} - known) if folder.is_dir() else []
-    if others:
-        raise BraidError(
-            f"cannot write {str(folder)!r}: it holds other files, such as {others[0]!r}; choose "
-            "another folder"
-        )

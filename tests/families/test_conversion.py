@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(
     (tmp_path / "full" / "thesis.tex").touch()
     (tmp_path / "file").touch()
     for place, told in {
-        "full": "it holds other files; choose another folder",
+        "full": "it holds other files, such as 'thesis.tex'; choose another folder",
         "file": "it is a file; choose another folder",
         "file/below": "cannot write.* choose another folder",
     }.items():
