@@ -26,6 +26,7 @@ def _light(body):
     return _run(head + body)
 
 
+@pytest.mark.slow
 def test_what_can_wait_waits_until_something_is_asked_for():
     told = _light(f"""
 before = {WAITING}

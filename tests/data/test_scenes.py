@@ -335,6 +335,7 @@ def follow(instruction: str, scene: Scene) -> Scene:
     return arranged([*others, *(replace(thing, **{kind: value}) for thing in old)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_instruction_is_honoured_and_changes_nothing_else(split):
     source = scenes(split=split)

@@ -175,6 +175,7 @@ def test_what_is_read_of_a_picture_is_that_of_transformers(tmp_path, name):
     assert (ours[13:] - alone[:6]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEING)
 def test_answers_in_a_batch_are_those_of_transformers_alone(tmp_path, name):
     folder, model = MADE[name](tmp_path / "released")

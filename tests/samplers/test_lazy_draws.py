@@ -38,6 +38,7 @@ def dense(drawing, logits, keys):
     return (total <= mark[..., None]).sum(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [12, 300, 1025])
 @over_drawings

@@ -133,6 +133,7 @@ def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_training_matches_and_finds(tmp_path):
     settings = ("train.steps=40", "train.match_every=1", "train.match_pairs=24")
     made = experiment("fudoki", *settings, "train.match_weight=1", "train.ema=0", "data.drop=0")

@@ -291,6 +291,7 @@ def test_too_many_bad_steps_in_a_row_go_back_and_on_with_later_documents(tmp_pat
         stopped.run()
 
 
+@pytest.mark.slow
 def test_a_spike_is_skipped_and_nothing_else_is(tmp_path):
     t = trainer(tmp_path, experiment("train.spike=30", "train.steps=25", "train.warmup=0"))
     clean = t.run()
