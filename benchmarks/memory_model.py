@@ -33,11 +33,11 @@ ROW, BATCH = 256, 8
 
 def experiment(name: str):  # noqa: ANN201
     """Return the experiment of a case."""
-    from braid import config
+    from braid import settings
 
     process, sizes, symbols, again = CASES[name]
     text = {"kind": "text", "vocabulary": symbols, "length": ROW, "frames": []}
-    return config.load(
+    return settings.load(
         {
             "name": name,
             "strands": {"text": {"modality": text, "process": process}},

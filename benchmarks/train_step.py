@@ -92,7 +92,7 @@ def parameters(model: torch.nn.Module) -> int:
 
 def make_braid(size: Size, mixed: bool) -> Any:
     """Return a braid with random weights, with or without pictures."""
-    from braid import config
+    from braid import config, settings
 
     text = {
         "kind": "text",
@@ -105,7 +105,7 @@ def make_braid(size: Size, mixed: bool) -> Any:
         image = {"kind": "image", "size": 4 * size.side, "patch": 4, "continuous": True}
         flow = {"kind": "gaussian_flow", "schedule": "cosine", "prediction": "noise"}
         strands["image"] = {"modality": image, "process": flow}
-    made = config.load(
+    made = settings.load(
         {
             "name": "train_step",
             "strands": strands,

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from braid import storage
 from braid.codec_config import CodecExperiment
-from braid.config import load_as
 from braid.errors import BraidError
+from braid.settings import load_as
 
 Numbers = dict[str, float | int | str | None]
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from braid import config, recipes
-from braid.config import DataConfig, Experiment, StrandConfig, load, load_run, override
+from braid.config import DataConfig, Experiment, StrandConfig
 from braid.errors import BraidError
 from braid.modalities.codecs.folder import ASSETS
 from braid.paradigms import PARADIGMS, with_sound
 from braid.recipes import RECIPES, resolve
+from braid.settings import load, load_run, override
 
 ASSIGNED = [n for n, r in RECIPES.items() if "paradigm" in inspect.signature(r).parameters]
 """Recipes that take a paradigm."""

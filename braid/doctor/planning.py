@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from braid.config import Experiment, override
+from braid.config import Experiment
 from braid.cross_entropy import chunk
 from braid.doctor.sizes import SIZES, Sizes
 from braid.errors import BraidError, unknown
+from braid.settings import override
 from braid.transformer import TransformerConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from braid import config, storage
+from braid import settings, storage
 from braid.errors import BraidError
 
 _TAIL = 1 << 20
@@ -118,8 +118,8 @@ def explain_run(run: Path) -> RunState:
         )
     problem, tree = None, {}
     try:
-        tree = config.read(run / "experiment.json")
-        config.load_run(run)
+        tree = settings.read(run / "experiment.json")
+        settings.load_run(run)
     except BraidError as e:
         problem = f"experiment.json: {e}"
     checkpoints = verified(run / "checkpoints")

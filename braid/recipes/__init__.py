@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from braid.config import Experiment, explained, load, override, unsettled
+from braid.config import Experiment, unsettled
 from braid.errors import BraidError, unknown
 from braid.recipes.adapt_ar import adapt_ar
 from braid.recipes.digits import digits
@@ -22,6 +22,7 @@ from braid.recipes.pictures import cifar10, emoji
 from braid.recipes.scenes import scenes
 from braid.recipes.speech import speech
 from braid.recipes.toy import toy
+from braid.settings import explained, load, override
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
     "adapt-ar": adapt_ar,

@@ -6,18 +6,11 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from braid.config import (
-    Experiment,
-    Options,
-    StrandConfig,
-    TrainConfig,
-    load_run,
-    make_process,
-    override,
-)
+from braid.config import Experiment, Options, StrandConfig, TrainConfig, make_process
 from braid.errors import BraidError
 from braid.loading import find
 from braid.processes import PROCESSES
+from braid.settings import load_run, override
 
 
 def adapt_ar(model: str, settings: Sequence[str] = ()) -> Experiment:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from braid.codec_config import CodecExperiment, CodecTrain
-from braid.config import DataConfig, load_as, override
+from braid.config import DataConfig
 from braid.errors import unknown
+from braid.settings import load_as, override
 
 
 def scenes() -> CodecExperiment:

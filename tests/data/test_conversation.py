@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from braid.config import load
 from braid.data import Documents, Stream, documents_for, open_source, streams_for, texts_of
 from braid.data.conversation import flatten, turns
 from braid.data.loader import Loader
@@ -19,7 +18,9 @@ from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
 from braid.layout import room
 from braid.modalities import Image, Modality, Text, Vision
-from braid.pipeline import Hole, Pipeline
+from braid.parts import Hole
+from braid.pipeline import Pipeline
+from braid.settings import load
 from tests.laws import models
 
 

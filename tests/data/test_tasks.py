@@ -12,7 +12,6 @@ import yaml
 
 from braid import recipes
 from braid.braid import Braid
-from braid.config import load
 from braid.data import Documents, Stream, Task, documents_for, open_data, streams_for
 from braid.data.dummy import dummy_batch
 from braid.data.loader import Loader
@@ -22,6 +21,7 @@ from braid.data.tasks import kept, parse
 from braid.errors import BraidError
 from braid.modalities import Image, Label, Modality, Text, Vision, codecs
 from braid.modalities.codecs import ImageCodec
+from braid.settings import load
 from tests.laws import models
 
 FIELDS = {"question": "text", "answer": "text", "instruction": "text", "edited": "image"}

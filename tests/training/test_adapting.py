@@ -12,13 +12,13 @@ from rich.console import Console
 
 import braid
 from braid import Hole, adapting, storage
-from braid.config import load
 from braid.convert_commands import convert
 from braid.data import Data
 from braid.data.sources import Examples
 from braid.errors import BraidError
 from braid.layout import Span, pack
 from braid.recipes import resolve
+from braid.settings import load
 from braid.training import Trainer
 from tests.families import made
 from tests.laws import models

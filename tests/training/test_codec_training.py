@@ -18,7 +18,6 @@ from rich.console import Console
 import braid
 from braid.cli import main
 from braid.codec_config import CodecExperiment
-from braid.config import load_as
 from braid.data import open_source
 from braid.data.cache import Cached
 from braid.data.sources import Examples
@@ -29,6 +28,7 @@ from braid.modalities import codecs
 from braid.modalities.codecs import ImageCodec
 from braid.recipes import resolve
 from braid.recipes.codecs import CODEC_RECIPES, resolve_codec
+from braid.settings import load_as
 from braid.training import Trainer
 from braid.training.codecs import train_codec
 from tests.laws import models
