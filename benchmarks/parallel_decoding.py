@@ -22,7 +22,8 @@ from rich.console import Console
 from braid.data.sources import digits
 from braid.generation import BlockCache
 from braid.loading import load
-from braid.pipeline import Hole, Pipeline
+from braid.parts import Hole
+from braid.pipeline import Pipeline
 from braid.recipes import resolve
 from braid.samplers import Confidence
 from braid.training import Trainer

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from braid.layout import Span
     from braid.loading import load
     from braid.modalities.sounds import Sound
-    from braid.pipeline import Hole, Part, Parts, Pipeline
+    from braid.parts import Hole, Part, Parts
+    from braid.pipeline import Pipeline
     from braid.strand import Strand
 
 _HOME = {
     "Braid": "braid.braid",
     "BraidError": "braid.errors",
-    "Hole": "braid.pipeline",
-    "Part": "braid.pipeline",
-    "Parts": "braid.pipeline",
+    "Hole": "braid.parts",
+    "Part": "braid.parts",
+    "Parts": "braid.parts",
     "Pipeline": "braid.pipeline",
     "Sound": "braid.modalities.sounds",
     "Span": "braid.layout",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -191,6 +191,7 @@ class Braid(nn.Module):
         time: Mapping[str, Tensor],
         layout: Layout,
         dropout: Tensor | None = None,
+        transform: Callable[..., Any] | None = None,
     ) -> dict[str, Tensor]:
         """Predict every token of every strand with a process.
 
@@ -199,11 +200,12 @@ class Braid(nn.Module):
             time: modality -> [N].
             layout: where they are.
             dropout: [B * L] keys for dropout, or None.
+            transform: is called in the transformer's place, without dropout.
 
         Returns:
             modality -> prediction [N, ...].
         """
-        hidden = self.hidden(tokens, time, layout, dropout).flatten(0, 1)
+        hidden = self.hidden(tokens, time, layout, dropout, transform).flatten(0, 1)
         return {
             name: self.strands[name].read(self._before(hidden, slots, self.strands[name], layout))
             for name, slots in layout.slots.items()
@@ -216,6 +218,7 @@ class Braid(nn.Module):
         time: Mapping[str, Tensor],
         layout: Layout,
         dropout: Tensor | None = None,
+        transform: Callable[..., Any] | None = None,
     ) -> Tensor:
         """Return the hidden vectors [B, L, D] behind `forward`."""
         B, L = layout.document.shape
@@ -231,13 +234,12 @@ class Braid(nn.Module):
                 condition = condition.index_copy(0, slots, told)
         if self.training:
             x = x + 0 * self._idle(layout)
-        hidden, _ = self.transformer(
-            x.view(B, L, -1),
-            layout.position,
-            rules.visible(self.rule, layout),
-            condition=None if condition is None else condition.view(B, L, -1),
-            keys=dropout,
-        )
+        condition = None if condition is None else condition.view(B, L, -1)
+        visible = rules.visible(self.rule, layout)
+        x = x.view(B, L, -1)
+        if transform is not None:
+            return transform(x, layout.position, visible, None, condition)[0]
+        hidden, _ = self.transformer(x, layout.position, visible, condition=condition, keys=dropout)
         return hidden
 
     def _idle(self, layout: Layout) -> Tensor:
@@ -297,10 +299,13 @@ class Braid(nn.Module):
             total = total + strand.weight * value
         return Losses(total, per_strand, own)
 
-    def embed(self, batch: Batch) -> Tensor:
-        """Return the mean hidden vector of each row's clean tokens, [B, D]."""
+    def embed(self, batch: Batch, transform: Callable[..., Any] | None = None) -> Tensor:
+        """Return the mean hidden vector of each row's clean tokens, [B, D].
+
+        `transform` is called in the transformer's place.
+        """
         clean = {n: torch.ones(len(x), device=x.device) for n, x in batch.tokens.items()}
-        hidden = self.hidden(batch.tokens, clean, batch.layout)
+        hidden = self.hidden(batch.tokens, clean, batch.layout, transform=transform)
         used = (batch.layout.document >= 0)[..., None]
         return torch.where(used, hidden, 0).sum(1) / used.sum(1)
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import torch
 
-from braid import adapting, checkpoints, compiling, config, lazy_torch, quantisation, storage
+from braid import (
+    adapting,
+    checkpoints,
+    compiling,
+    config,
+    lazy_torch,
+    quantisation,
+    settings,
+    storage,
+)
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.device import choose
@@ -102,7 +111,7 @@ def load(
         released = reading.load(folder, precision)
         laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
         return _pipeline(laid, released.experiment, folder, compile)
-    experiment = config.load_run(folder)
+    experiment = settings.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
     weights, newest = folder / "model.safetensors", None
     braid = config.build(experiment, states, undrawn=weights.is_file())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,104 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braid import adapting, calling, config, publishing, quantisation, storage
+from braid import adapting, calling, publishing, quantisation, storage
 from braid.braid import Braid
 from braid.config import Experiment
 from braid.errors import BraidError
 from braid.generation import (
     BlockCache,
-    Frame,
-    Job,
-    Known,
+    Finished,
     Nats,
-    Opening,
     Watch,
-    generate,
     nats,
     together,
 )
-from braid.generation.context import Transform, make
+from braid.generation.context import Transform
 from braid.layout import Document, Span, pack
-from braid.modalities import Modality, opening
+from braid.modalities import Modality, ReleasedText, opening
+from braid.parts import Choice, Hole, Part, Parts
+from braid.preparing import Callback, Chosen, Order, Preparing, Watching, Work, block_cache, form
 from braid.randomness import derive, signed
-from braid.samplers import SAMPLERS, Sampler, check
+from braid.samplers import Sampler
 
 T = TypeVar("T")
 Each = T | Sequence[T]
 """One for all documents, or one for each."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Raw data of a named modality, where its kind alone does not say which, as with a label."""
-
-    modality: str
-    raw: Any
-
-
-@dataclass(frozen=True, eq=False)
-class Hole:
-    """A part to generate.
-
-    Attributes:
-        modality: name of the strand that fills it.
-        shape: its shape in tokens: (rows, columns) for a picture, at most so many tokens for text;
-            None is the trained size.
-        draft: raw data to hold or to refine.
-        keep: bool mask of what is held of the draft, in tokens or in pixels of the picture.
-        start: 0 generates from noise; above it, the draft is noised up to this time and refined
-            from there.
-    """
-
-    modality: str
-    shape: int | tuple[int, ...] | None = None
-    draft: Any = None
-    keep: Any = None
-    start: float = 0.0
-
-
-class Parts(list):
-    """The parts of a finished document, raw, holes filled.
-
-    Attributes:
-        calls: network calls that all holes took.
-        stopped: the callback interrupted the generation.
-        trajectory: a `Frame` of each network call where it was asked for (tokens with a leading
-            axis of 1).
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Any],
-        calls: int = 0,
-        stopped: bool = False,
-        trajectory: Sequence[Frame] = (),
-    ) -> None:
-        super().__init__(parts)
-        self.calls, self.stopped, self.trajectory = calls, stopped, list(trajectory)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which of several candidates is the most likely.
-
-    Attributes:
-        index: its number.
-        raw: the candidate itself.
-        nats: negative log-likelihood of each candidate.
-        symbols: symbols or numbers of each, to compare likelihoods per symbol.
-        kind: "exact" or "bound".
-    """
-
-    index: int
-    raw: Any
-    nats: list[float]
-    symbols: list[int]
-    kind: str
-
-
-Callback = Callable[[int, Any, Any], bool | None]
-"""(network call, state, belief) as tokens [rows, n, ...]; returning False interrupts."""
 
 
 @dataclass
@@ -131,12 +54,14 @@ class Pipeline:
     checkpoint: Path | None = None
     _known: dict[str, Modality] = field(init=False, repr=False)
     _opening: list[Span] = field(init=False, repr=False)
+    _preparing: Preparing = field(init=False, repr=False)
     _interrupt: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.braid.eval()
         self._known = {n: s.modality for n, s in self.braid.strands.items()}
         self._opening = opening(self._known)
+        self._preparing = Preparing(self.braid, self._known, self._opening)
 
     def __call__(
         self,
@@ -229,48 +154,17 @@ class Pipeline:
         each = {"steps": steps, "guidance": guidance, "temperature": temperature}
         documents = [_parts(d) for d in documents]
         given = [_for_each(name, value, len(documents)) for name, value in each.items()]
-        options = [_Chosen(*chosen) for chosen in zip(*given, strict=True)]
+        options = [Chosen(*chosen) for chosen in zip(*given, strict=True)]
         rows = calling.whole("rows", rows, 1)
-        cache = BlockCache.parse(cache) if isinstance(cache, str) else cache
-        if not isinstance(cache, BlockCache | None):
-            raise BraidError(f"cache {cache!r} is no block cache; give one as 'dual:16', or none")
+        cache = block_cache(cache)
         seeds = range(len(documents)) if seeds is None else seeds
         seeds = [calling.whole("seed", seed) for seed in seeds]
         if len(seeds) != len(documents):
             raise BraidError(f"{len(seeds)} seeds for {len(documents)} documents; give one each")
-        before: list[Known | Opening] = [
-            Known(s.modality, [s.tokens], stays=True) for s in self._opening
-        ]
-        read = [before + self._read(d) for d in documents]
+        read = [self._preparing.read(d) for d in documents]
         groups: dict[tuple, list[int]] = {}
         for i, parts in enumerate(read):
-            groups.setdefault((options[i], *(_form(p) for p in parts)), []).append(i)
-
-        def job(chunk: list[int]) -> Job[list[Parts]]:
-            stacked = [_stack([read[i][k] for i in chunk]) for k in range(len(read[chunk[0]]))]
-            same = options[chunk[0]]
-            samplers = self._samplers(stacked, sampler, same.steps, same.temperature, cache)
-            frames: list[Frame] = []
-            seen = _watch(callback, watch, frames if trajectory else None, len(before))
-            keys = torch.tensor([_root(seeds[i]) for i in chunk])
-
-            def run(transform: Transform) -> list[Parts]:
-                context = functools.partial(make if cache is None else cache, transform=transform)
-                done = generate(self.braid, stacked, keys, samplers, same.guidance, seen, context)
-                return [
-                    Parts(
-                        [
-                            self._raw(documents[i][k], stacked[at], done.tokens[at], row)
-                            for k, at in enumerate(range(len(before), len(stacked)))
-                        ],
-                        done.calls,
-                        done.stopped,
-                        [f.of(row) for f in frames],
-                    )
-                    for row, i in enumerate(chunk)
-                ]
-
-            return Job(run, len(chunk))
+            groups.setdefault((options[i], *(form(p) for p in parts)), []).append(i)
 
         chunks = [
             members[first : first + rows]
@@ -279,28 +173,100 @@ class Pipeline:
         ]
         if not chunks:
             return []
-        made = together(self.braid.transformer, [job(chunk) for chunk in chunks], rows)
+        watching = Watching(callback, watch, trajectory)
+        jobs = [
+            self._preparing.work(
+                Order(
+                    [documents[i] for i in chunk],
+                    [read[i] for i in chunk],
+                    [seeds[i] for i in chunk],
+                    options[chunk[0]],
+                    sampler,
+                    cache,
+                    watching,
+                )
+            )
+            for chunk in chunks
+        ]
+        made = together(self.braid.transformer, jobs, rows)
         order = [i for chunk in chunks for i in chunk]
         found = dict(zip(order, (parts for some in made for parts in some), strict=True))
         return [found[i] for i in range(len(documents))]
+
+    def prepare(
+        self,
+        parts: Sequence[Any],
+        *,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        n: int = 1,
+        sampler: Sampler | str | Mapping[str, Any] | None = None,
+        watch: Watch | None = None,
+        finished: Finished | None = None,
+        cache: BlockCache | str | None = None,
+    ) -> Work:
+        """Read a document, and return the work of filling its holes.
+
+        `generation.Passes` advances it beside others, as `braid serve` does; its results are those
+        of a call with the same options. Every mistake in them is found here.
+
+        Args:
+            parts: as in a call, and so are the options.
+            steps: network calls per hole, for samplers that walk in steps.
+            guidance: 1 is none.
+            temperature: of drawing symbols.
+            seed: of the first result.
+            n: number of results.
+            sampler: exchanges the sampler of every hole it suits.
+            watch: gets the `Frame` of each network call.
+            finished: is called after every block with its part's number and tokens so far, and may
+                end rows of it.
+            cache: decode block by block with keys and values that are not exact, as "dual:16".
+        """
+        parts, count = _parts(parts), calling.whole("n", n, 1)
+        seeds = [_seed(calling.whole("seed", seed), i) for i in range(count)]
+        return self._preparing.work(
+            Order(
+                [parts] * count,
+                [self._preparing.read(parts)] * count,
+                seeds,
+                Chosen(steps, guidance, temperature),
+                sampler,
+                block_cache(cache),
+                Watching(watch=watch, finished=finished),
+            )
+        )
+
+    def joined(self, works: Sequence[Work]) -> Work:
+        """Return several works of one `Work.form` as one; its results are theirs in their order."""
+        return self._preparing.joined(works)
 
     def document(self, parts: Sequence[Any]) -> Document:
         """Encode a document as in training: after its opening, with the last part as the target."""
         *given, last = self.spans(parts)
         return [*self._opening, *(dataclasses.replace(s, target=False) for s in given), last]
 
-    def score(self, parts: Sequence[Any], times: int = 16, seed: int = 0) -> list[Nats]:
+    def score(
+        self,
+        parts: Sequence[Any],
+        times: int = 16,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ) -> list[Nats]:
         """Return each part's negative log-likelihood given the parts before it, in nats.
 
         It says whether it is exact or a bound.
 
-        Parts of read-only modalities are left out.
+        Parts of read-only modalities are left out. In a `generation.Job`, `transform` is what the
+        job is given in the transformer's place.
         """
         parts, out = _parts(parts), []
         for end in range(1, len(self.spans(parts)) + 1):
             document = self.document(parts[:end])  # as in training, a learned part ends it
             if self.braid.strand(document[-1].modality).process is not None:
-                out.append(nats(self.braid, [document], times, seed))
+                out.append(nats(self.braid, [document], times, seed, transform=transform))
         return out
 
     def choose(
@@ -336,11 +302,14 @@ class Pipeline:
         return Choice(best, candidates[best], values, symbols, scored[0].kind)
 
     @torch.no_grad()
-    def embed(self, parts: Sequence[Any]) -> Tensor:
-        """Return the mean hidden vector of the parts, [D]."""
+    def embed(self, parts: Sequence[Any], transform: Transform | None = None) -> Tensor:
+        """Return the mean hidden vector of the parts, [D].
+
+        In a `generation.Job`, `transform` is what the job is given in the transformer's place.
+        """
         document: Document = [dataclasses.replace(s, target=False) for s in self.spans(parts)]
         batch = pack([[document]], self.braid.placements, twins=False).to(self.braid.device)
-        return self.braid.embed(batch)[0]
+        return self.braid.embed(batch, transform)[0]
 
     def save(self, path: str | Path) -> None:
         """Write the model as a folder of safetensors and JSON that `braid.load` reads."""
@@ -444,18 +413,32 @@ class Pipeline:
             license=license,
         )
 
+    def conversation(self, messages: Any) -> list[Any]:
+        """Return the parts of a conversation, to which a hole for the answer is added.
+
+        A text conversation with a released model takes the format of its chat template; all else
+        is the parts in their order, as `data.tasks` has taught conversations.
+
+        Args:
+            messages: [{"role": "system", "user" or "assistant", "content": text, or a list of
+                {"type": modality, modality: raw data}}].
+
+        Raises:
+            BraidError: names the message that has another form.
+        """
+        from braid.data.conversation import flatten  # reading data is more than an answer needs
+
+        parts = flatten(messages)
+        text = self._known.get("text")
+        if isinstance(text, ReleasedText) and all(kind == "text" for _, kind, _ in parts):
+            pieces = text.conversation([(role, raw) for role, _, raw in parts])
+            if pieces is not None:
+                return [Part("text", pieces)]
+        return [raw if kind == "text" else Part(kind, raw) for _, kind, raw in parts]
+
     def modality(self, raw: object) -> tuple[str, Any]:
         """Return the modality that reads raw data, and the data."""
-        if isinstance(raw, Part):
-            self.braid.strand(raw.modality)
-            return raw.modality, raw.raw
-        for name, modality in self._known.items():
-            if modality.accepts(raw):
-                return name, raw
-        raise BraidError(
-            f"no modality of this model reads {type(raw).__name__} {raw!r:.40}; it has "
-            f"{', '.join(self._known)}: name one with braid.Part(modality, raw)"
-        )
+        return self._preparing.modality(raw)
 
     def spans(self, parts: Sequence[Any]) -> list[Span]:
         """Encode a document without holes.
@@ -476,121 +459,6 @@ class Pipeline:
             spans.append(Span(name, tokens, shape=shape))
         return spans
 
-    def _read(self, parts: Sequence[Any]) -> list[Known | Opening]:
-        """Encode one document; every mistake in it is found here, before the model runs."""
-        if isinstance(parts, str) or not any(isinstance(p, Hole) for p in parts):
-            raise BraidError(
-                'give a list of parts with at least one hole, such as ["a cat", '
-                'braid.Hole("image")]'
-            )
-        named = [(p.modality, p) if isinstance(p, Hole) else self.modality(p) for p in parts]
-        out: list[Known | Opening] = []
-        for i, (name, raw) in enumerate(named):
-            strand = self.braid.strand(name)
-            if isinstance(raw, Hole):
-                out.append(self._open(raw))
-            else:
-                follows = named[i + 1][0] if i + 1 < len(named) else None
-                tokens, shape = strand.modality.tokenise(raw, follows)
-                out.append(Known(name, [tokens], [shape]))
-        return out
-
-    def _open(self, hole: Hole) -> Opening:
-        strand = self.braid.strand(hole.modality)
-        if strand.process is None or strand.sampler is None:
-            drawn = [n for n, s in self.braid.strands.items() if s.process is not None]
-            raise BraidError(
-                f"modality {hole.modality!r} is read only in this model; holes can be of "
-                f"{', '.join(drawn)}"
-            )
-        if not 0 <= hole.start < 1:
-            raise BraidError(
-                f"hole start {hole.start} is out of range; use 0 (from noise) up to (not "
-                "including) 1"
-            )
-        if (hole.start > 0 or hole.keep is not None) and hole.draft is None:
-            raise BraidError("a hole with `start` or `keep` needs a draft; give draft=...")
-        shape = strand.modality.hole_shape(hole.shape, strand.causal)
-        n = math.prod(shape)
-        block = strand.process.block(n)
-        if n % block:
-            raise BraidError(
-                f"a hole of {n} tokens of {hole.modality} is no multiple of the block {block}; "
-                f"use {n + -n % block}"
-            )
-        if hole.draft is None:
-            return Opening(hole.modality, shape)
-        drafted = strand.modality.tokenise(hole.draft).values
-        draft = strand.modality.canvas(drafted, strand.causal)
-        if len(draft) != n:
-            raise BraidError(
-                f"the draft has {len(draft)} tokens, the hole {n}; give the hole the draft's size"
-            )
-        if hole.start == 0 and hole.keep is None:
-            raise BraidError(
-                "nothing of the hole's draft would be used; hold parts of it with keep=..., or "
-                "refine it with start above 0"
-            )
-        keep = None if hole.keep is None else _mask(hole.keep, shape, hole.modality)
-        return Opening(
-            hole.modality, shape, draft[None], None if keep is None else keep[None], hole.start
-        )
-
-    def _samplers(
-        self,
-        parts: Sequence[Known | Opening],
-        sampler: Sampler | str | Mapping[str, Any] | None,
-        steps: int | None,
-        temperature: float | None,
-        cache: BlockCache | None = None,
-    ) -> dict[int, Sampler]:
-        """Return the sampler of each hole, with the options of this call."""
-        given = sampler
-        if given is not None and not isinstance(given, Sampler):
-            given = config.make(SAMPLERS, "sampler", _options(given))
-        out, used = {}, given is None
-        for i, part in enumerate(parts):
-            if isinstance(part, Known):
-                continue
-            strand = self.braid.strand(part.modality)
-            assert strand.process is not None and strand.sampler is not None, (
-                "checked when the hole was read"
-            )
-            chosen = strand.sampler
-            if given is not None and given.suits(strand.process):
-                chosen, used = given, True
-            wanted = {"steps": steps, "temperature": temperature}
-            names = {f.name for f in dataclasses.fields(chosen)}
-            if getattr(chosen, "start", 0) and not part.start:
-                raise BraidError(
-                    f"{chosen} of {part.modality!r} has no draft to start from; leave its start "
-                    "at 0, and refine a draft with Hole(draft=..., start=...)"
-                )
-            if part.start and "start" not in names:
-                raise BraidError(
-                    f"{part.modality!r} is generated token by token, so a draft of it cannot be "
-                    "refined; use start=0"
-                )
-            out[i] = dataclasses.replace(
-                chosen, **{k: v for k, v in wanted.items() if v is not None and k in names}
-            )
-            if cache is not None:
-                cache.check(self.braid, part.modality, out[i])
-        if not used and given is not None:
-            first = next(p for p in parts if isinstance(p, Opening))
-            process = self.braid.strand(first.modality).process
-            assert process is not None, "checked when the hole was read"
-            check(given, process)
-        return out
-
-    def _raw(self, given: object, part: Known | Opening, tokens: Tensor, row: int) -> Any:
-        """Return a part raw; a hole that an interruption left untouched stays a hole."""
-        if isinstance(part, Known):
-            return given.raw if isinstance(given, Part) else given
-        if not len(tokens):
-            return given
-        return self._known[part.modality].decode(tokens[row].cpu(), part.shape)
-
 
 def _seed(seed: int, number: int) -> int:
     """Return the seed of the n-th result of a call; the first is the call's own."""
@@ -599,66 +467,9 @@ def _seed(seed: int, number: int) -> int:
     return int(derive(torch.tensor([signed(seed)]), "result", number)[0])
 
 
-def _root(seed: int) -> int:
-    return int(derive(torch.tensor([signed(seed)]), "sample")[0])
-
-
-def _options(sampler: str | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(sampler, str | Mapping):
-        raise BraidError(
-            f"sampler {sampler!r} is no sampler; give its name, its options with a "
-            "'kind', or a Sampler"
-        )
-    return {"kind": sampler} if isinstance(sampler, str) else dict(sampler)
-
-
 def _parts(document: Any) -> Any:
     """Return a document that can be read more than once; a string is refused later."""
     return document if isinstance(document, str) else list(document)
-
-
-def _form(part: Known | Opening) -> tuple:
-    """Return what parts must share to run together."""
-    if isinstance(part, Known):
-        return ("known", part.modality, part.stays)
-    return ("hole", part.modality, part.shape, part.start, part.draft is None, part.keep is None)
-
-
-def _stack(parts: Sequence[Known | Opening]) -> Known | Opening:
-    first = parts[0]
-    if isinstance(first, Known):
-        known = [p for p in parts if isinstance(p, Known)]
-        shapes = [s for p in known for s in p.shapes or ()]
-        return Known(first.modality, [p.tokens[0] for p in known], shapes, first.stays)
-    holes = [p for p in parts if isinstance(p, Opening)]
-    draft = (
-        None if first.draft is None else torch.cat([h.draft for h in holes if h.draft is not None])
-    )
-    keep = None if first.keep is None else torch.cat([h.keep for h in holes if h.keep is not None])
-    return dataclasses.replace(first, draft=draft, keep=keep)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What documents of one batch share.
-
-    Attributes:
-        steps: network calls of a hole; None is the sampler's own number.
-        guidance: 1 is none.
-        temperature: None is the sampler's own.
-    """
-
-    steps: int | None
-    guidance: float
-    temperature: float | None
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.guidance) or self.guidance < 0:
-            raise BraidError(
-                f"guidance {self.guidance} is out of range; use 0 or more (1 is no guidance)"
-            )
-        if self.steps is not None:
-            calling.whole("steps", self.steps, 1)
 
 
 def _for_each(name: str, value: Each[Any], count: int) -> list[Any]:
@@ -671,52 +482,3 @@ def _for_each(name: str, value: Each[Any], count: int) -> list[Any]:
     if len(value) != count:
         raise BraidError(f"{len(value)} {name} for {count} documents; give one, or one each")
     return list(value)
-
-
-def _mask(keep: object, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return which tokens are held, [n].
-
-    A mask in pixels holds a token where it holds all its pixels.
-    """
-    try:
-        mask = torch.from_numpy(np.asarray(keep)).bool()
-    except (TypeError, ValueError) as e:
-        raise BraidError(f"keep {keep!r:.40} is no mask ({e}); give an array of bools") from e
-    if mask.shape == shape or mask.shape == (math.prod(shape),):
-        return mask.flatten()
-    if (
-        mask.ndim == 2
-        and len(shape) == 2
-        and not any(m % s for m, s in zip(mask.shape, shape, strict=True))
-    ):
-        p, q = mask.shape[0] // shape[0], mask.shape[1] // shape[1]
-        return mask.view(shape[0], p, shape[1], q).permute(0, 2, 1, 3).flatten(2).all(-1).flatten()
-    raise BraidError(
-        f"keep has shape {tuple(mask.shape)}; a hole of {name} takes {shape} tokens, or the "
-        "picture's pixels"
-    )
-
-
-def _watch(
-    callback: Callback | None, watch: Watch | None, frames: list[Frame] | None, before: int
-) -> Watch | None:
-    """Return what is called at each network call; parts are numbered without those `before`."""
-    if callback is None and watch is None and frames is None:
-        return None
-    calls = 0
-
-    def watch_all(frame: Frame) -> bool:
-        nonlocal calls
-        frame = dataclasses.replace(frame, part=frame.part - before)
-        if frames is not None:
-            frames.append(
-                dataclasses.replace(
-                    frame, state=frame.state.cpu().clone(), belief=frame.belief.cpu().clone()
-                )
-            )
-        calls += 1
-        told = callback(calls - 1, frame.state, frame.belief) if callback is not None else None
-        watched = watch(frame) if watch is not None else None
-        return told is not False and watched is not False
-
-    return watch_all

@@ -337,3 +337,97 @@ def test_a_choice_needs_candidates_of_one_modality():
         pipe().choose([], ["row"])
     with pytest.raises(BraidError, match="of one modality"):
         pipe().choose([], ["row", picture()])
+
+
+@pytest.mark.parametrize("paradigm", ["showo", "transfusion", "fudoki"])
+def test_prepared_work_gives_what_a_call_gives(paradigm):
+    model = pipe(paradigm)
+    parts = ["row", Hole("image"), Hole("text", 4)]
+    options = {"seed": 5, "steps": 2, "guidance": 1.5, "n": 2, "temperature": 0.5}
+    work = model.prepare(parts, **options)
+    made, called = work.run(model.braid.transformer), model(parts, **options)
+    assert work.rows == 2 and [p.calls for p in made] == [p.calls for p in called]
+    for ours, theirs in zip(made, called, strict=True):
+        assert ours[1].tobytes() == theirs[1].tobytes() and ours[2] == theirs[2]
+
+
+def test_prepared_work_says_what_it_costs():
+    model = pipe("transfusion")  # text token by token, pictures in steps
+    work = model.prepare(["row", Hole("text", 7), Hole("image")], steps=3, n=2)
+    assert (work.asked, work.calls) == (7 + 4, 7 + 3)
+    assert work.cost == 2 * (work.given + 7 + 4 * 3) and work.given > 1
+
+
+def test_what_is_prepared_is_checked_first():
+    with pytest.raises(BraidError, match="n 0 must be at least 1"):
+        pipe().prepare(["row", Hole("image")], n=0)
+    with pytest.raises(BraidError, match="cache 3 is no block cache"):
+        pipe().prepare(["row", Hole("image")], cache=3)  # type: ignore[arg-type]
+
+
+def test_results_say_how_many_tokens_count_and_whether_a_text_ended_by_itself():
+    model = pipe("transfusion")
+    short, long = (model([Hole("text", n)], seed=s, n=8) for n, s in ((1, 0), (64, 1)))
+    assert all(p.tokens == [1] for p in short)
+    assert any(p.closed == [True] for p in long) and any(p.closed == [False] for p in short)
+    for parts in long:
+        assert parts.closed == [parts.tokens[0] < 64] or parts.tokens == [64]
+    (drawn,) = model([Hole("image")], n=1, steps=1)
+    assert drawn.closed == [True] and drawn.tokens == [4]
+
+
+def test_what_is_told_after_each_block_may_end_a_row():
+    model, seen = pipe("transfusion"), []
+
+    def finished(part, tokens):
+        seen.append((part, tokens.shape[1]))
+        return torch.tensor([tokens.shape[1] >= 2])
+
+    parts = ["row", Hole("text", 6), Hole("image")]
+    work = model.prepare(parts, seed=3, steps=1, finished=finished)
+    (made,) = work.run(model.braid.transformer)
+    assert seen[:2] == [(1, 1), (1, 2)] or made.closed[1]
+    assert made.tokens[1] <= 2
+
+
+@pytest.mark.parametrize("paradigm", ["showo", "fudoki"])
+def test_works_of_one_form_are_joined_and_each_gets_its_own(paradigm):
+    model, seen = pipe(paradigm), {}
+    documents = [["row", Hole("image")], ["column row", Hole("image")], ["row", Hole("image")]]
+    options = [{"seed": i, "n": 1 + i, "steps": 2, "guidance": 1.5} for i in range(3)]
+
+    def watch(i: int):
+        return lambda frame: seen.setdefault(i, []).append(frame)
+
+    works = [
+        model.prepare(d, **o, watch=watch(i) if i else None)
+        for i, (d, o) in enumerate(zip(documents, options, strict=True))
+    ]
+    assert len({w.form for w in works}) == 1 and works[0].form is not None
+    joined = model.joined(works)
+    assert joined.rows == 6 and joined.cost == sum(w.cost for w in works)
+    made = joined.run(model.braid.transformer)
+    alone = [p for d, o in zip(documents, options, strict=True) for p in model(d, **o)]
+    for ours, theirs in zip(made, alone, strict=True):
+        assert ours[1].tobytes() == theirs[1].tobytes()
+    assert {i: [(f.part, len(f.state)) for f in frames] for i, frames in seen.items()} == {
+        i: [(1, 1 + i)] * 2 for i in (1, 2)
+    }
+
+
+def test_works_of_other_forms_are_not_of_one():
+    model = pipe("showo")  # text symbol by symbol
+    base = {"seed": 0, "steps": 2}
+    forms = [model.prepare(["row", Hole("image")], **base).form]
+    for change in (
+        {"steps": 3},
+        {"guidance": 2.0},
+        {"temperature": 0.5},
+        {"sampler": "confidence"},
+    ):
+        forms.append(model.prepare(["row", Hole("image")], **base | change).form)
+    forms.append(model.prepare([Hole("image")], **base).form)
+    forms.append(model.prepare([picture(), Hole("image")], **base).form)
+    forms.append(model.prepare(["row", Hole("image", draft=picture(), start=0.5)], **base).form)
+    assert len(set(forms) - {None}) == len(forms) - (forms[4] == forms[0])
+    assert model.prepare(["row", Hole("text", 4)]).form is None

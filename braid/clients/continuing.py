@@ -286,7 +286,7 @@ class Continuing:
         if not stops:
             return None
 
-        def finished(tokens: Tensor) -> Tensor:
+        def finished(part: int, tokens: Tensor) -> Tensor:
             texts = [self._text.decode(row) for row in tokens.cpu()]
             held = [any(stop in text for stop in stops) for text in texts]
             return torch.tensor(held, device=tokens.device)

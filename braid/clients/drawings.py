@@ -22,7 +22,8 @@ from PIL import Image
 
 from braid import storage
 from braid.errors import BraidError, unknown
-from braid.pipeline import Hole, Pipeline
+from braid.parts import Hole
+from braid.pipeline import Pipeline
 from braid.randomness import derive, signed
 
 

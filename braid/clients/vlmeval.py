@@ -15,7 +15,8 @@ from typing import Any
 
 from braid import loading
 from braid.errors import BraidError
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 Message = Sequence[Mapping[str, str]]
 """[{"type": "image", "value": PATH}, {"type": "text", "value": QUESTION}, ...], in any order."""

@@ -21,7 +21,8 @@ from torch import Tensor
 from braid.errors import BraidError
 from braid.generation import Frame
 from braid.modalities import Modality
-from braid.pipeline import Parts, Pipeline
+from braid.parts import Parts
+from braid.pipeline import Pipeline
 from braid.spaces import Discrete
 
 STAGE, INK, SOFT, LINE = "#15171d", "#eceef2", "#9aa1ae", "#3a404c"

@@ -17,7 +17,8 @@ from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.likelihood import bits
 from braid.evaluation.quality import Judge, accuracy, frechet_distance, pixels
 from braid.modalities import open_picture
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DAMAGE = 0.3  # share of a digit's symbols that are replaced before refinement

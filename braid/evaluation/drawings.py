@@ -37,7 +37,8 @@ from braid.generation import nats
 from braid.modalities import CodedImage, Image, Vision
 from braid.modalities.codecs import Codes
 from braid.modalities.pictures import convert, fit_to, open_picture
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 HELD_OUT = 1000
 """Held-out pictures that are used, unless the experiment sets a limit."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from braid.modalities.sounds import Sound
-    from braid.pipeline import Parts
+    from braid.parts import Parts
 
 Number = float | int | str | None
 

@@ -27,7 +27,8 @@ from braid.evaluation.speech import (
     word,
 )
 from braid.modalities import open_picture
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 
 def omni_suite(

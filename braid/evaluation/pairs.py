@@ -16,7 +16,8 @@ from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.likelihood import bits
 from braid.evaluation.quality import accuracy, frechet_distance, pixels
 from braid.modalities import Vision
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from braid.data.sources import Source
 from braid.evaluation.captions import exact_match
 from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.metrics import mean, retrieval_recall
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 TESTS: tuple[Split, ...] = tuple(s for s in get_args(Split) if s != "train")
 """Scenes of combinations that training showed, and of ones that it never did."""

@@ -16,7 +16,8 @@ from braid.evaluation.metrics import mean
 from braid.evaluation.quality import shuffled
 from braid.modalities.audio import Audio
 from braid.modalities.sounds import open_sound
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 PLACES = {"digit": -1, "speaker": 0}
 """What a listener hears, and which word of a caption says it."""

@@ -4,12 +4,13 @@ from braid.generation.approximate import BlockCache
 from braid.generation.context import CachedContext, Context, Place, RereadContext
 from braid.generation.generate import Finished, Frame, Generated, Known, Opening, Watch, generate
 from braid.generation.likelihood import Nats, nats
-from braid.generation.together import Job, together
+from braid.generation.together import Ended, Job, Passes, together
 
 __all__ = [
     "BlockCache",
     "CachedContext",
     "Context",
+    "Ended",
     "Finished",
     "Frame",
     "Generated",
@@ -17,6 +18,7 @@ __all__ = [
     "Known",
     "Nats",
     "Opening",
+    "Passes",
     "Place",
     "RereadContext",
     "Watch",

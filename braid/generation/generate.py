@@ -83,7 +83,10 @@ class Frame:
 
     def of(self, row: int) -> Frame:
         """Return the call of one row."""
-        at = slice(row, row + 1)
+        return self.rows(slice(row, row + 1))
+
+    def rows(self, at: slice) -> Frame:
+        """Return the call of some rows."""
         return replace(self, state=self.state[at], belief=self.belief[at])
 
 
@@ -91,8 +94,9 @@ Watch = Callable[[Frame], bool | None]
 """Called at every network call; returning False stops there, and the belief is the result."""
 
 
-Finished = Callable[[Tensor], Tensor]
-"""Tokens [B, n, ...] of an opening so far -> [B] bool, the rows that need no more."""
+Finished = Callable[[int, Tensor], Tensor | None]
+"""Called after every block with the part's number and its tokens [B, n, ...] so far; returns [B]
+bool, the rows that need no more, or None."""
 
 
 @dataclass
@@ -314,8 +318,9 @@ class _Generation:
             done += n
             so_far = torch.cat(blocks, 1)
             alive = alive & ~modality.finished(so_far)
-            if self.finished is not None:
-                alive = alive & ~self.finished(so_far)
+            ended = None if self.finished is None else self.finished(i, so_far)
+            if ended is not None:
+                alive = alive & ~ended
             left = int(alive.sum())
             if last and not (done < total and left):
                 break  # nothing will read it

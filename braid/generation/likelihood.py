@@ -11,6 +11,7 @@ from torch import Tensor
 
 from braid.braid import Braid
 from braid.errors import BraidError
+from braid.generation.context import Transform
 from braid.layout import Batch, Document, Span, pack
 from braid.modalities import Modality
 from braid.processes import Noised, Process
@@ -45,6 +46,7 @@ def nats(
     seed: int = 0,
     rows: int = 256,
     samples: Sequence[int] | None = None,
+    transform: Transform | None = None,
 ) -> Nats:
     """Score the target spans of documents, given their other spans.
 
@@ -56,6 +58,7 @@ def nats(
         rows: documents in a batch.
         samples: number of the random stream of each document, the same for those that shall have
             the same times and noise; None counts them.
+        transform: is called in the transformer's place.
     """
     if times < 1:
         raise BraidError(f"times {times} must be at least 1")
@@ -80,10 +83,10 @@ def nats(
             twins=braid.rule.cacheable,
         ).to(braid.device)
         if process.exact:
-            value, missed = _exact(braid, batch, name, process)
+            value, missed = _exact(braid, batch, name, process, transform)
             wrong.append(missed.cpu())
         else:
-            value = _bound(braid, batch, name, process, times, seed)
+            value = _bound(braid, batch, name, process, times, seed, transform)
         if value is None:
             kind, value = "none", torch.full((len(chunk),), torch.nan)
         values.append(value.cpu())
@@ -103,13 +106,15 @@ def _symbols(span: Span, modality: Modality) -> int:
     return int(targets.sum()) * max(1, span.tokens[0].numel())
 
 
-def _predict(braid: Braid, batch: Batch, name: str, noised: Noised) -> Tensor:
+def _predict(
+    braid: Braid, batch: Batch, name: str, noised: Noised, transform: Transform | None
+) -> Tensor:
     tokens, time = (
         dict(batch.tokens),
         {n: torch.ones(len(x), device=x.device) for n, x in batch.tokens.items()},
     )
     tokens[name], time[name] = noised.noisy, noised.time
-    return braid(tokens, time, batch.layout)[name]
+    return braid(tokens, time, batch.layout, transform=transform)[name]
 
 
 def _sum(value: Tensor, batch: Batch, name: str) -> Tensor:
@@ -120,11 +125,13 @@ def _sum(value: Tensor, batch: Batch, name: str) -> Tensor:
     return torch.zeros(B, dtype=torch.float64, device=value.device).index_add(0, row, value)
 
 
-def _exact(braid: Braid, batch: Batch, name: str, process: Process) -> tuple[Tensor, Tensor]:
+def _exact(
+    braid: Braid, batch: Batch, name: str, process: Process, transform: Transform | None
+) -> tuple[Tensor, Tensor]:
     """Return each row's nats, and how many of its symbols are not the likeliest."""
     clean = batch.tokens[name]
     noised = Noised(clean, clean, clean, torch.ones(len(clean), device=clean.device))
-    prediction = _predict(braid, batch, name, noised)
+    prediction = _predict(braid, batch, name, noised, transform)
     value = process.bound(prediction, noised)
     assert value is not None, "an exact process has a likelihood"
     missed = process.belief(prediction, clean, 1.0) != clean
@@ -132,7 +139,13 @@ def _exact(braid: Braid, batch: Batch, name: str, process: Process) -> tuple[Ten
 
 
 def _bound(
-    braid: Braid, batch: Batch, name: str, process: Process, times: int, seed: int
+    braid: Braid,
+    batch: Batch,
+    name: str,
+    process: Process,
+    times: int,
+    seed: int,
+    transform: Transform | None,
 ) -> Tensor | None:
     """Average the integrand over stratified times up to the horizon; add the terminal term."""
     clean, target = batch.tokens[name], batch.target[name]
@@ -152,7 +165,7 @@ def _bound(
             time = torch.full((len(clean),), process.horizon, device=clean.device)
         time = torch.where(target, time, 1.0)
         noised = process.corrupt(space, clean, time, keys)
-        prediction = _predict(braid, batch, name, noised)
+        prediction = _predict(braid, batch, name, noised, transform)
         value = (
             process.bound(prediction, noised, keys)
             if k < times

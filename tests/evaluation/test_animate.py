@@ -16,7 +16,8 @@ from braid.evaluation.animate import CHANGED, MASKED, STRIPE, Writer, animate, d
 from braid.generation import Frame
 from braid.modalities import Image as ImageModality
 from braid.paradigms import PARADIGMS
-from braid.pipeline import Hole, Part, Parts, Pipeline
+from braid.parts import Hole, Part, Parts
+from braid.pipeline import Pipeline
 
 DRAWING = [n for n, make in PARADIGMS.items() if make().processes.get("image") is not None]
 PICTURE = np.zeros((4, 4), dtype=np.uint8)

@@ -18,7 +18,8 @@ from braid.evaluation import compare, html, report
 from braid.evaluation.evaluation import Evaluation
 from braid.modalities.sounds import Sound
 from braid.paradigms import PARADIGMS
-from braid.pipeline import Hole, Part, Pipeline
+from braid.parts import Hole, Part
+from braid.pipeline import Pipeline
 
 EVIL = "<script>alert('x')</script>&\"<b>"
 NUMBERS = {

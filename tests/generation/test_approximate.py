@@ -7,7 +7,7 @@ import torch
 
 from braid.errors import BraidError
 from braid.generation import BlockCache, Place, RereadContext
-from braid.pipeline import Hole
+from braid.parts import Hole
 from braid.samplers import Confidence
 from tests.laws import models
 

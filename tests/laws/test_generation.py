@@ -326,7 +326,7 @@ def test_rows_that_have_ended_leave(paradigm, name, guidance, held):
         keep = torch.arange(draft.shape[1])[None] % 2 == mine[:, None] % 2 if held else None
         hole = Opening(name, shape, draft, keep)
         parts = [Known(before.modality, [before.tokens] * len(mine)), hole]
-        done = lambda tokens: tokens.shape[1] >= ends[mine]  # noqa: E731
+        done = lambda _, tokens: tokens.shape[1] >= ends[mine]  # noqa: E731
         return generate(
             built, parts, keys[mine], guidance=guidance, make_context=make, finished=done
         )

@@ -14,7 +14,7 @@ from torch import nn
 
 from braid import Hole
 from braid.errors import BraidError
-from braid.generation import Job, together
+from braid.generation import Job, Passes, together
 from braid.transformer import Call, Transformer, TransformerConfig
 from tests.laws import models
 from tests.laws.test_generation import given, pipe, same
@@ -183,3 +183,83 @@ def test_options_for_each_document_are_as_many_as_documents():
     with pytest.raises(BraidError, match="guidance -1"):
         pipe("fudoki").batch([document, document], guidance=[1, -1])
     assert pipe("fudoki").batch([]) == []
+
+
+def asks(times: int, fails: bool = False):
+    """Return a job's work: it asks for the transformer so often, and then ends or fails."""
+
+    def run(transform) -> int:
+        for _ in range(times):
+            transform(torch.randn(1, 2, 32), torch.zeros(1, 2, 3).long(), None)
+        if fails:
+            raise BraidError("wrong")
+        return times
+
+    return run
+
+
+def test_a_job_that_fails_fails_alone():
+    passes = Passes(tiny(), 9)
+    jobs = [Job(asks(3), 1), Job(asks(1, fails=True), 1), Job(asks(2), 1)]
+    for job in jobs:
+        passes.add(job)
+    ended = {}
+    while passes:
+        ended |= {e.job: e for e in passes.advance()}
+    assert [ended[j].result for j in jobs] == [3, None, 2]
+    assert str(ended[jobs[1]].error) == "wrong"
+
+
+def test_a_call_that_no_pass_survives_fails_alone():
+    def run(transform) -> None:
+        transform(torch.randn(1, 2, 31), torch.zeros(1, 2, 3).long(), None)  # of another width
+
+    passes, good, bad = Passes(tiny(), 9), Job(asks(2), 1), Job(run, 1)
+    for job in (bad, good):
+        passes.add(job)
+    ended = {}
+    while passes:
+        ended |= {e.job: e for e in passes.advance()}
+    assert ended[good].result == 2
+    assert isinstance(ended[bad].error, RuntimeError)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_job_that_is_dropped_ends_there_and_makes_room(after):
+    closed = []
+
+    def run(transform) -> None:
+        try:
+            asks(5)(transform)
+        finally:
+            closed.append(1)
+
+    passes, dropped, queued, other = (
+        Passes(tiny(), 1),
+        Job(run, 1),
+        Job(asks(9), 1),
+        Job(asks(1), 1),
+    )
+    for job in (dropped, queued, other):
+        passes.add(job)
+    for _ in range(after):
+        assert passes.advance() == []
+    passes.drop(dropped)
+    passes.drop(queued)
+    assert len(passes) == 1 and passes.busy == 0 and closed == [1] * (after > 0)
+    ended = []
+    while passes:
+        ended += passes.advance()
+    assert [e.job for e in ended] == [other]
+    passes.drop(other)  # it has ended, and stays so
+
+
+def test_a_job_may_join_at_any_time():
+    passes, first, late = Passes(tiny(), 9), Job(asks(3), 1), Job(asks(1), 1)
+    passes.add(first)
+    passes.advance()
+    passes.add(late)
+    order = []
+    while passes:
+        order += [e.job for e in passes.advance()]
+    assert order == [late, first]

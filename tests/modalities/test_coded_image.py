@@ -23,7 +23,8 @@ from braid.layout import pack
 from braid.modalities import CodedImage, codecs
 from braid.modalities.codecs import Codes, ImageCodec
 from braid.modalities.patching import Ascent, Descent
-from braid.pipeline import Hole, Pipeline
+from braid.parts import Hole
+from braid.pipeline import Pipeline
 from braid.spaces import Continuous, Discrete
 from tests.laws import models
 
