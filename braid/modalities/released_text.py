@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from braid.errors import BraidError, unknown
+from braid.modalities.chat import find_template, render, special_names
 from braid.modalities.text import Text, read_tokenizer
 from braid.spaces import Discrete
 
@@ -147,6 +148,21 @@ class ReleasedText(Text):
         stops = {*self.ends, *self.before.values()}
         stop = next((i for i, x in enumerate(ids) if x in stops), len(ids))
         return self.tokenizer.decode(ids[:stop], skip_special_tokens=True)
+
+    def conversation(self, messages: Sequence[tuple[str, str]]) -> list[str] | None:
+        """Return a conversation in the release's format, as pieces of a text; None if it has none.
+
+        Args:
+            messages: role and text of each.
+        """
+        template = find_template(self.files)
+        if template is None:
+            return None
+        symbols = [t.content for t in self.tokenizer.get_added_tokens_decoder().values()]
+        pieces = render(template, messages, special_names(self.files), symbols)
+        out = [Symbol(text) if special else text for special, text in pieces]
+        begun = [i for piece in out[:1] if isinstance(piece, Symbol) for i in self._piece(piece)]
+        return out[1:] if begun and begun == [*self.begin] else out  # a document has it already
 
     def hole_shape(self, shape: int | tuple[int, ...] | None, causal: bool) -> tuple[int, ...]:
         """Return exactly the asked number of tokens."""
