@@ -27,7 +27,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 Note = Callable[[str], None]
 """Is told, in a few words, of everything that a conversion changed."""
 
-_DAMAGE = (
+DAMAGE = (
     *(OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, TypeError),
     *(AttributeError, ArithmeticError, AssertionError, struct.error, zlib.error),
 )
@@ -88,7 +88,7 @@ def open_picture(raw: Any, name: str = "image") -> PIL.Image:
     _check_size(raw.size, name)
     try:
         raw.load()
-    except _DAMAGE as e:
+    except DAMAGE as e:
         raise BraidError(f"{name}: the picture is truncated or damaged ({e}); save it again") from e
     return raw
 
@@ -130,7 +130,7 @@ def convert(
         if picture.mode in ("LAB", "HSV", "YCbCr", "CMYK"):  # not all of them convert to L at once
             picture = picture.convert("RGB")
         picture = picture if picture.mode == _mode(channels) else picture.convert(_mode(channels))
-    except (*_DAMAGE, ImportError) as e:
+    except (*DAMAGE, ImportError) as e:
         raise BraidError(f"{name}: cannot convert mode {picture.mode} ({e}); save it as RGB") from e
     target = "grey" if channels == 1 else "RGB"
     if kind != target:
@@ -242,7 +242,7 @@ def _of_bytes(data: bytes | bytearray, name: str) -> PIL.Image:
         raise BraidError(
             f"{name}: it has more than {MOST_PIXELS} pixels; shrink the picture"
         ) from e
-    except _DAMAGE as e:
+    except DAMAGE as e:
         raise BraidError(f"{name}: not a readable picture; save it again as PNG or JPEG") from e
 
 
@@ -270,7 +270,7 @@ def _animated(picture: PIL.Image) -> bool:
     """Return whether a picture is the first of several frames."""
     try:
         return bool(getattr(picture, "is_animated", False)) and picture.tell() == 0
-    except _DAMAGE:  # it looks for the second frame, which may be damaged; the first is read
+    except DAMAGE:  # it looks for the second frame, which may be damaged; the first is read
         return False
 
 
@@ -280,7 +280,7 @@ def _upright(picture: PIL.Image, note: Note) -> PIL.Image:
         if picture.getexif().get(0x0112, 1) not in range(2, 9):
             return picture
         turned = ImageOps.exif_transpose(picture)
-    except _DAMAGE:  # EXIF that cannot be parsed tells nothing
+    except DAMAGE:  # EXIF that cannot be parsed tells nothing
         return picture
     note("turned upright by its EXIF orientation")
     return turned

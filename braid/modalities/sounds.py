@@ -50,6 +50,11 @@ WAV = ("", ".wav", ".wave")
 """Suffixes of the files that `Sound.save` writes."""
 
 
+Decoder = Callable[[bytes, str, int], tuple[np.ndarray, int, int]]
+"""Takes a compressed file, a name for messages and the most seconds; returns float32 samples
+[samples, channels], their rate, and how many the header promises. It calls `check_header` first."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sound:
     """One channel of sound.
@@ -87,14 +92,23 @@ class Sound:
             raise BraidError(
                 f"{str(path)!r}: sound is written as WAV; use a name that ends in .wav"
             )
-        if not np.isfinite(self.samples).all():
-            raise BraidError(f"{self!r} holds NaN or infinite samples and cannot be saved")
-        levels = np.rint(self.samples.astype(np.float64) * 32768).clip(-32768, 32767)
+        levels = self.levels()
         with wave.open(str(path) if isinstance(path, Path) else path, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(self.rate)
             file.writeframes(levels.astype("<i2").tobytes())
+
+    def levels(self) -> np.ndarray:
+        """Return the samples in 16 bits, int16 [n]; those beyond [-1, 1] are cut off.
+
+        Raises:
+            BraidError: a sample is not finite.
+        """
+        if not np.isfinite(self.samples).all():
+            raise BraidError(f"{self!r} holds NaN or infinite samples and cannot be saved")
+        levels = np.rint(self.samples.astype(np.float64) * 32768).clip(-32768, 32767)
+        return levels.astype(np.int16)
 
     def __repr__(self) -> str:
         return f"Sound({self.seconds:.2f} s, {self.rate} Hz)"
@@ -127,7 +141,7 @@ def open_sound(
     _check_rate(rate, name)
     note = note or _ignore
     numbers, source = _decode(raw, rate, name, note)  # [samples, channels]
-    _check_length(len(numbers), source, name)
+    _check_length(len(numbers), source, name, MOST_SECONDS)
     sound = _one_channel(_in_range(numbers, name, note), note)  # [samples]
     loudest = float(sound.abs().max())
     if loudest < SILENCE and not silent_ok:
@@ -139,6 +153,52 @@ def open_sound(
         note(f"resampled from {source} Hz to {rate} Hz")
         sound = resample(sound, source, rate).clamp(-1, 1)
     return sound
+
+
+def decode(
+    data: bytes,
+    name: str = "audio",
+    note: Note | None = None,
+    seconds: int = MOST_SECONDS,
+    decoder: Decoder | None = None,
+) -> Sound:
+    """Return the sound of a file as one channel, at the file's own rate; it may be silent.
+
+    Args:
+        data: a file as `open_sound` takes them.
+        name: name for messages.
+        note: is called with a few words for each thing that was changed.
+        seconds: most that are decoded; the samples of all channels are bounded with it.
+        decoder: for compressed sounds; by default `soundfile`.
+
+    Raises:
+        BraidError: names what is wrong with the sound.
+    """
+    note = note or _ignore
+    numbers, rate = _of_bytes(data, name, note, seconds, decoder or _by_library)
+    _check_length(len(numbers), rate, name, seconds)
+    return Sound(_one_channel(_in_range(numbers, name, note), note).numpy(), rate)
+
+
+def check_header(frames: int, channels: int, rate: int, name: str, seconds: int) -> None:
+    """Refuse what a header promises before any of it is decoded.
+
+    Args:
+        frames: samples of each channel.
+        channels: number of them.
+        rate: samples a second.
+        name: name for messages.
+        seconds: most that are decoded.
+
+    Raises:
+        BraidError: the rate or the channels are not those of a sound, or there is too much of it.
+    """
+    _check_rate(rate, name)
+    if not 1 <= channels <= _MOST_CHANNELS:
+        raise BraidError(
+            f"{name}: {channels} channels; expected 1 to {_MOST_CHANNELS}; mix the sound"
+        )
+    _check_amount(frames, channels, rate, name, seconds)
 
 
 def resample(sound: Tensor, source: int, rate: int) -> Tensor:
@@ -197,7 +257,7 @@ def _decode(raw: Any, rate: int, name: str, note: Note) -> tuple[np.ndarray, int
     if isinstance(raw, str | Path):
         raw = _file(Path(raw), name)
     if isinstance(raw, bytes | bytearray):
-        return _of_bytes(bytes(raw), name, note)
+        return _of_bytes(bytes(raw), name, note, MOST_SECONDS, _by_library)
     if isinstance(raw, np.ndarray | Tensor):
         return _of_array(raw, name), rate
     raise BraidError(
@@ -246,16 +306,20 @@ def _file(path: Path, name: str) -> bytes:
         raise BraidError(f"{name}: cannot read {str(path)!r} ({e.strerror})") from e
 
 
-def _of_bytes(data: bytes, name: str, note: Note) -> tuple[np.ndarray, int]:
+def _of_bytes(
+    data: bytes, name: str, note: Note, seconds: int, decoder: Decoder
+) -> tuple[np.ndarray, int]:
     """Return float32 samples [samples, channels] of a file and their rate."""
     if not data:
         raise BraidError(f"{name}: the sound is empty (0 bytes)")
     if data[:4] == b"RIFF" and (len(data) < 12 or data[8:12] == b"WAVE"):
-        decoded = _wav(data, name, note)
-        return decoded if decoded is not None else _by_library(data, name, note)
+        decoded = _wav(data, name, note, seconds)
+        if decoded is not None:
+            return decoded
+        return _compressed(data, name, note, seconds, decoder)
     frame = len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0  # MP3 without a title
     if data[:4] in (b"fLaC", b"OggS", b"FORM") or data[:3] == b"ID3" or frame:
-        return _by_library(data, name, note)
+        return _compressed(data, name, note, seconds, decoder)
     raise BraidError(f"{name}: not a readable sound; save it again as WAV of 16 bits")
 
 
@@ -274,7 +338,7 @@ class _Format:
         return self.block // self.channels
 
 
-def _wav(data: bytes, name: str, note: Note) -> tuple[np.ndarray, int] | None:
+def _wav(data: bytes, name: str, note: Note, seconds: int) -> tuple[np.ndarray, int] | None:
     """Return the samples [samples, channels] and rate of a WAV file; None if it is compressed."""
     form: _Format | None = None
     for kind, begin, size in _chunks(data):
@@ -294,7 +358,7 @@ def _wav(data: bytes, name: str, note: Note) -> tuple[np.ndarray, int] | None:
     widths = {_PCM: (1, 2, 3, 4), _FLOAT: (4, 8)}
     if form.width not in widths.get(form.code, ()):
         return None
-    _check_amount(frames, form.channels, form.rate, name)
+    _check_amount(frames, form.channels, form.rate, name, seconds)
     numbers = _numbers(data, begin, frames * form.channels, form)
     return numbers.reshape(frames, form.channels), form.rate
 
@@ -346,33 +410,40 @@ def _numbers(data: bytes, begin: int, count: int, form: _Format) -> np.ndarray:
     return integers.astype(np.float32) / 2 ** (8 * form.width - 1)
 
 
-def _by_library(data: bytes, name: str, note: Note) -> tuple[np.ndarray, int]:
-    """Return samples [samples, channels] and rate of a compressed file, through `soundfile`."""
-    soundfile = _soundfile(name)
+def _compressed(
+    data: bytes, name: str, note: Note, seconds: int, decoder: Decoder
+) -> tuple[np.ndarray, int]:
+    """Return samples [samples, channels] and rate of a compressed file."""
+    numbers, rate, promised = decoder(data, name, seconds)
+    _check_complete(len(numbers), promised, name, note)
+    return numbers, rate
+
+
+def _by_library(data: bytes, name: str, seconds: int) -> tuple[np.ndarray, int, int]:
+    """Decode a compressed file through `soundfile`; see `Decoder`."""
+    soundfile = library(name)
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except (RuntimeError, OSError, ValueError, TypeError) as e:
         raise BraidError(f"{name}: not a readable sound; save it again as WAV of 16 bits") from e
     with file:
         frames = file.frames
-        _check_rate(file.samplerate, name)
-        if not 1 <= file.channels <= _MOST_CHANNELS:
-            raise BraidError(
-                f"{name}: {file.channels} channels; expected 1 to {_MOST_CHANNELS}; mix the sound"
-            )
-        _check_amount(frames, file.channels, file.samplerate, name)
+        check_header(frames, file.channels, file.samplerate, name, seconds)
         try:
             numbers = file.read(frames, dtype="float32", always_2d=True)
         except (RuntimeError, OSError, ValueError) as e:
             raise BraidError(
                 f"{name}: the sound is truncated or damaged ({e}); save it again"
             ) from e
-    _check_complete(len(numbers), frames, name, note)
-    return numbers, file.samplerate
+    return numbers, file.samplerate, frames
 
 
-def _soundfile(name: str) -> ModuleType:
-    """Import the library that decodes compressed sounds."""
+def library(name: str) -> ModuleType:
+    """Import `soundfile`, which decodes and encodes compressed sounds.
+
+    Raises:
+        BraidError: it is not installed.
+    """
     try:
         return importlib.import_module("soundfile")
     except (ImportError, OSError) as e:  # OSError: it is there without its shared library
@@ -392,18 +463,22 @@ def _check_rate(rate: object, name: str) -> None:
         )
 
 
-def _check_amount(frames: int, channels: int, rate: int, name: str) -> None:
+def _check_amount(frames: int, channels: int, rate: int, name: str, seconds: int) -> None:
     """Refuse sounds that are too long, before they are decoded."""
-    if frames > MOST_SECONDS * rate or frames * channels > MOST_NUMBERS:
+    has = f"{name}: the sound has {frames} samples of {channels} channels, {frames / rate:.0f} s"
+    if frames > seconds * rate:
+        raise BraidError(f"{has}; the most are {seconds} s; cut it")
+    most = seconds * (MOST_NUMBERS // MOST_SECONDS)
+    if frames * channels > most:
         raise BraidError(
-            f"{name}: the sound has {frames} samples of {channels} channels, "
-            f"{frames / rate:.0f} s; the most are {MOST_SECONDS} s; cut it"
+            f"{has}; the most are {most} samples of all channels together; mix it to one "
+            "channel, or cut it"
         )
 
 
-def _check_length(frames: int, rate: int, name: str) -> None:
+def _check_length(frames: int, rate: int, name: str, seconds: int) -> None:
     """Refuse sounds that are too short or too long."""
-    _check_amount(frames, 1, rate, name)
+    _check_amount(frames, 1, rate, name, seconds)
     if frames < LEAST_SECONDS * rate:
         raise BraidError(
             f"{name}: the sound has {frames} samples, {1000 * frames / rate:.1f} ms; it needs at "
