@@ -29,6 +29,7 @@ NAMES = (
     "decoding",
     "parallel_decoding",
     "mixed_batch",
+    "serving",
     "cross_entropy",
     "packing",
     "scaling",

@@ -338,6 +338,93 @@ def push(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(help="A run directory, a saved model, a Hub id, or mini."),
+    ] = "mini",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Under which the model is served.")
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help="A key a line; BRAID_API_KEYS may hold some, too."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without a key.")
+    ] = False,
+    open_metrics: Annotated[
+        bool, typer.Option("--open-metrics", help="/metrics needs no key.")
+    ] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", help="Rows that share a pass of the transformer.")
+    ] = 32,
+    queue: Annotated[
+        int, typer.Option("--queue", help="Requests that may wait; more are refused with 429.")
+    ] = 64,
+    cost: Annotated[
+        int,
+        typer.Option("--cost", help="Tokens x network calls that requests may have together."),
+    ] = 4_000_000,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="name=value, such as steps=64; see docs/serving.md."),
+    ] = None,
+    shutdown_seconds: Annotated[
+        float, typer.Option("--shutdown-seconds", help="For requests under way at the end.")
+    ] = 30.0,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16, float16; the files' own.")
+    ] = None,
+    quantise: Annotated[
+        str | None, typer.Option("--quantise", help="int8: weights of linear layers in 8 bits.")
+    ] = None,
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Keep blocks in the host's memory until they compute."),
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model's blocks: slow to start, faster.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP, in the words of OpenAI's interface and in braid's own.
+
+    Ends with Ctrl-C or SIGTERM, once the requests under way are answered.
+    """
+    with importing():
+        from braid import commands
+
+    commands.serve(
+        model,
+        host,
+        port,
+        name=name,
+        key_file=key_file,
+        insecure=insecure,
+        open_metrics=open_metrics,
+        rows=rows,
+        queue=queue,
+        cost=cost,
+        limit=limit or [],
+        shutdown_seconds=shutdown_seconds,
+        device=device,
+        dtype=dtype,
+        quantise=quantise,
+        offload=offload,
+        compile=compile,
+        revision=revision,
+    )
+
+
+@app.command()
 def recipes() -> None:
     """List recipes, paradigms, processes, samplers and modalities."""
     with importing():

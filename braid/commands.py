@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from braid.data import Source
     from braid.evaluation import Evaluation
     from braid.parallel import World
-    from braid.pipeline import Parts, Pipeline
+    from braid.parts import Parts
+    from braid.pipeline import Pipeline
     from braid.training import Trainer
     from braid.training.directory import Resume
 
@@ -131,7 +132,7 @@ def demo(
 def greet(out: Path) -> None:
     """Draw a picture, read it back and say a digit with the embedded model, in seconds."""
     from braid import loading
-    from braid.pipeline import Hole
+    from braid.parts import Hole
 
     console, began = Console(), time.monotonic()
     pipe = loading.load("mini", "cpu")
@@ -275,6 +276,37 @@ def compare(
     return 0
 
 
+def serve(
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    rows: int = 32,
+    queue: int = 64,
+    cost: int = 4_000_000,
+    limit: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Serve a model over HTTP until a signal comes; see `braid.serving.serve.serve`.
+
+    Args:
+        model: what `braid.load` takes.
+        host: address to listen on.
+        port: to listen on.
+        rows: that share a pass of the transformer.
+        queue: requests that may wait.
+        cost: tokens x network calls that all requests may have together.
+        limit: `name=value` for fields of `braid.serving.limits.Limits`.
+        options: as `braid.serving.serve.serve` takes them.
+    """
+    from braid.serving.engine import Room
+    from braid.serving.limits import Limits
+    from braid.serving.serve import serve as run
+
+    room = Room(rows=rows, requests=queue, cost=cost)
+    run(model, host, port, room=room, limits=Limits.of(limit), **options)
+
+
 def sample(
     model: str,
     prompt: str | None = None,
@@ -302,7 +334,7 @@ def sample(
     in given pictures and sound is told on standard error.
     """
     from braid import loading, saving
-    from braid.pipeline import Hole, Part
+    from braid.parts import Hole, Part
 
     if n < 1:
         raise BraidError(f"--n {n} must be at least 1")

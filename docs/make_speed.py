@@ -25,6 +25,7 @@ TITLES = {
     "decoding": "Decoding token by token",
     "parallel_decoding": "Decoding masked symbols in parallel",
     "mixed_batch": "Unlike documents in one batch",
+    "serving": "A server",
     "cross_entropy": "Cross-entropy of a large vocabulary",
     "packing": "How full rows are",
     "scaling": "How cost grows",

@@ -331,6 +331,7 @@ def process(*arguments: object, cwd: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_is_one_line_too(here):
     done = process("train", "toy", "train.stepz=3", cwd=here)
     out, err = done.communicate(timeout=120)

@@ -197,6 +197,7 @@ def test_a_draw_of_another_number_of_rows_is_refused():
 # keys
 
 
+@pytest.mark.slow
 def test_a_million_derived_keys_are_all_different():
     n = 1_000_000
     row = torch.arange(n)

@@ -90,6 +90,7 @@ def test_leaving_says_that_an_answer_could_not_be_written():
     assert "could not be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_answer_is_the_same_whenever_torch_is_complete(capfd):
     ask = ["sample", "mini", "how many objects are there?", "--to", "text", "--seed", "3"]
     told = subprocess.run(

@@ -126,6 +126,7 @@ def test_accuracy_of_one_text_is_that_of_its_likelihoods(tasks, tmp_path):
     assert found["results"]["toy_choice"]["acc,none"] == right / len(ROWS)
 
 
+@pytest.mark.slow
 def test_texts_are_written_up_to_a_stop(tasks, tmp_path):
     pipe, model = saved("showo", tmp_path)
     samples = evaluate(model, tasks, "toy_writing")["samples"]["toy_writing"]

@@ -149,6 +149,7 @@ def test_texts_are_read_without_drawing(monkeypatch):
         assert list(Data(source, source).column(field)) == [row[field] for row in rows]
 
 
+@pytest.mark.slow
 def test_the_reader_reads_every_drawing_exactly():
     assert share_read(scenes(), lambda picture, i: picture) == 1
     assert share_read(scenes(split="unseen"), lambda picture, i: picture) == 1

@@ -838,6 +838,7 @@ def test_a_file_that_does_not_fit_into_memory_is_a_bad_row(tmp_path, monkeypatch
     assert all("more than" in reason for reason in reasons.values()) and len(reasons) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_arrow_file_is_mapped_and_not_read(tmp_path):
     count, cell = 300, bytes(1 << 20)

@@ -96,6 +96,7 @@ def test_workers_yield_the_same_bits():
             assert torch.equal(x.layout.document, y.layout.document)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_any_position_with_other_ranks_and_workers():
     whole = [s for step in taken(small_loader(), 0, 12) for s in in_order(step)]
     found: list[Sample] = []

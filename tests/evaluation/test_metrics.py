@@ -314,6 +314,7 @@ def test_the_noise_of_a_picture_has_its_decibels():
     assert psnr(a, a).tolist() == [math.inf, math.inf]
 
 
+@pytest.mark.slow
 def test_structural_similarity_is_one_of_equal_and_known_of_plain_pictures():
     noise = np.random.default_rng(0).integers(0, 256, (300, 12, 13, 3)).astype(np.uint8)
     assert ssim(noise, noise) == pytest.approx(np.ones(300), abs=1e-5)

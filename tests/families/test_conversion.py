@@ -155,6 +155,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(
             list(convert_commands.convert("owner/name", tmp_path / place))
 
 
+@pytest.mark.slow
 def test_a_converted_folder_may_be_written_again(tmp_path):
     source, _ = released(tmp_path / "source", "llama")
     for _ in range(2):

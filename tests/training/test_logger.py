@@ -84,6 +84,7 @@ def test_a_sink_that_never_answers_delays_nothing(tmp_path, console):
     assert "too slow for" in said
 
 
+@pytest.mark.slow
 def test_sinks_that_never_open_share_one_patience(tmp_path, console):
     def never():
         threading.Event().wait()

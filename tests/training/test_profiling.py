@@ -29,6 +29,7 @@ def profiled(tmp_path_factory):
     return out, *run(out, f"train.steps={SKIPPED + WATCHED + 2}")
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_trace_and_a_table(profiled):
     out, _, said = profiled
     trace = json.loads((out / "profile" / "trace.json").read_text())

@@ -280,6 +280,7 @@ def test_bad_steps_count_on_where_a_run_was_stopped(tmp_path, last):
         assert torch.equal(x, y)
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_in_a_row_go_back_and_on_with_later_documents(tmp_path):
     settings = ("train.save_every=2", "train.bad_steps=3")
     t = spoiled(tmp_path, [24, 32, 40], *settings)
@@ -415,6 +416,7 @@ def test_without_an_average_the_last_weights_are_used(tmp_path):
     assert_same(dict(loading.load(tmp_path).braid.state_dict()), last)
 
 
+@pytest.mark.slow
 def test_previews_change_nothing(tmp_path):
     plain = trainer(tmp_path / "a", experiment()).run()
     drawing = trainer(tmp_path / "b", experiment("train.preview_every=3")).run()
