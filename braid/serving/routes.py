@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from braid import __version__
 from braid.errors import BraidError
@@ -36,6 +36,9 @@ from braid.serving.native import Generation
 from braid.serving.openai import Completion, Drawing, Spoken, Transcribed
 from braid.serving.refusals import Refusal, busy, invalid, unavailable
 from braid.serving.wishes import Filling, Preview, Written, memory, used
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
 
@@ -239,7 +242,7 @@ class Routes:
         if first is None:  # it ended before there was anything to say: perhaps in a refusal
             await self._result(request, future)
         said = self._stream(asked, filling, future, events, first)
-        return EventSourceResponse(said, ping=_PING_SECONDS, sep="\n")
+        return _Streamed(said, future)
 
     async def _stream(
         self,
@@ -269,8 +272,6 @@ class Routes:
             if refusal is not e:
                 log.exception("a stream failed", extra={"fields": {"request": asked.id}})
             yield {"data": encoded(refusal).decode()}
-        finally:
-            future.cancel()  # where the client has left
 
     def _submit(
         self, request: Request, prepare: Callable[[], Job[T]], bytes_held: int
@@ -310,6 +311,21 @@ class Routes:
         self.metrics.tokens.inc(used(filling.wish.parts, results)["completion_tokens"])
         self.metrics.calls.inc(results[0].calls)
         return results
+
+
+class _Streamed(EventSourceResponse):
+    """A stream; where it ends early, since its client has left, the work ends, too."""
+
+    def __init__(self, said: AsyncIterator[dict[str, str]], future: Future[Any]) -> None:
+        super().__init__(said, ping=_PING_SECONDS, sep="\n")
+        self.future = future
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what is said."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.future.cancel()
 
 
 def _when_done(future: Future[Any], do: Callable[[], object]) -> None:

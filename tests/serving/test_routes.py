@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -392,6 +393,45 @@ def test_words_that_look_like_symbols_are_text(toy, mini):
     for marked in ("<image>", "<end>", "a <image> b", "<audio>", "<|endoftext|>"):
         one = post(mini, "/v1/generate", {"parts": [text(marked), hole("image")], "steps": 1})
         assert one["usage"]["prompt_tokens"] > 1 and len(one["results"][0]["parts"]) == 1
+
+
+class Keeping(Engine):
+    """An engine that keeps the futures that it gives."""
+
+    futures: list
+
+    def submit(self, prepare, seconds):
+        self.futures.append(super().submit(prepare, seconds))
+        return self.futures[-1]
+
+
+def test_a_client_that_leaves_before_a_stream_begins_ends_its_work():
+    pipe = models.pipeline("fudoki")
+    engine, futures = Keeping(pipe), []
+    engine.futures = futures
+    app = Routes(engine, Served(pipe, "toy", Limits(steps=10**9)), Metrics()).app()
+    body = {"parts": [text("row"), hole("image")], "steps": 3000, "previews": 16, "stream": True}
+    sent = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive():
+        return next(sent, None) or await asyncio.Event().wait()
+
+    async def send(message):
+        assert not futures[-1].done(), "it is at work"
+        raise OSError("nobody reads")
+
+    scope = {
+        **{"type": "http", "method": "POST", "path": "/v1/generate", "query_string": b""},
+        **{"headers": [], "state": {"request": "a"}, "http_version": "1.1", "scheme": "http"},
+        **{"raw_path": b"/v1/generate", "root_path": "", "asgi": {"spec_version": "2.3"}},
+    }
+    engine.start()
+    try:
+        with pytest.raises((OSError, ExceptionGroup)):
+            asyncio.run(app(scope, receive, send))
+        assert [f.cancelled() for f in futures] == [True]
+    finally:
+        engine.close()
 
 
 def test_a_request_is_cancelled_by_its_id(toy):
