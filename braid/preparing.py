@@ -70,7 +70,8 @@ class Work(Job[list[Parts]]):
         order: what is filled.
         given: tokens that are read, of the longest row.
         asked: tokens of all holes, of one row; texts may end before.
-        calls: network calls, where no text ends before.
+        calls: network calls at most; texts may end before.
+        steps: those of one block.
         form: works of one form can be `Preparing.joined`; None cannot: its rows end one by one.
     """
 
@@ -78,6 +79,7 @@ class Work(Job[list[Parts]]):
     given: int
     asked: int
     calls: int
+    steps: int
     form: Hashable
 
 
@@ -152,21 +154,24 @@ class Preparing:
         rows = len(order.documents)
         known = [p.tokens for p in stacked if isinstance(p, Known)]
         given = [sum(len(tokens[row]) for tokens in known) for row in range(rows)]
-        asked = calls = cost = 0
-        whole = True
+        asked = calls = cost = most = 0
+        whole = order.cache is None  # rows of a cache that is not exact are not quite apart
         for i, hole in enumerate(stacked):
             if isinstance(hole, Opening):
                 process = self.braid.strand(hole.modality).process
                 assert process is not None, "checked when the hole was read"
-                steps = getattr(samplers[i], "steps", 1)
+                block = process.block(len(hole))
+                groups = getattr(self.modalities[hole.modality].space, "groups", 1)
+                steps = samplers[i].calls(block, groups)
                 asked += len(hole)
-                calls += -(-len(hole) // process.block(len(hole))) * steps
+                calls += -(-len(hole) // block) * steps
                 cost += len(hole) * steps
-                whole &= process.block(len(hole)) >= len(hole)
+                most = max(most, steps)
+                whole &= block >= len(hole)
         forms = tuple(form(p) for p in stacked)
-        shared = (order.chosen, order.cache, tuple(samplers.items()), forms) if whole else None
+        shared = (order.chosen, tuple(samplers.items()), forms) if whole else None
         cost = sum(given) + rows * cost  # what is given is read once
-        return Work(run, rows, order, max(given), asked, calls, shared, cost=cost)
+        return Work(run, rows, order, max(given), asked, calls, most, shared, cost=cost)
 
     def joined(self, works: Sequence[Work]) -> Work:
         """Return several works of one form as one, whose results are theirs in order."""

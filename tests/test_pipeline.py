@@ -431,3 +431,25 @@ def test_works_of_other_forms_are_not_of_one():
     forms.append(model.prepare(["row", Hole("image", draft=picture(), start=0.5)], **base).form)
     assert len(set(forms) - {None}) == len(forms) - (forms[4] == forms[0])
     assert model.prepare(["row", Hole("text", 4)]).form is None
+
+
+CALLED = [
+    *[("transfusion", "image", s) for s in ("euler", "heun", "ddpm")],
+    *[("fudoki", "image", s) for s in ("jump",)],
+    ("mmada", "image", "ancestral"),
+    ("mmada", "image", "confidence"),
+    ("mmada", "image", {"kind": "confidence", "size_of_block": 1, "steps": 2}),
+    ("mmada", "image", {"kind": "confidence", "threshold": 1.0, "steps": 2}),
+    ("blockdiff", "text", "confidence"),
+    ("transfusion", "text", "next_token"),
+]
+
+
+@pytest.mark.parametrize(("paradigm", "name", "sampler"), CALLED)
+def test_work_takes_no_more_calls_than_it_says(paradigm, name, sampler):
+    model = pipe(paradigm)
+    work = model.prepare(["row", Hole(name)], sampler=sampler, seed=1)
+    (made,) = work.run(model.braid.transformer)
+    assert 1 <= made.calls <= work.calls
+    if sampler in ("euler", "heun", "ddpm", "jump"):
+        assert made.calls == work.calls == work.steps

@@ -54,9 +54,9 @@ class BlockCache:
             BraidError: the text says something else.
         """
         kind, *numbers = text.split(":")
-        if not 1 <= len(numbers) <= 2 or not all(n.isdecimal() for n in numbers):
+        if not 1 <= len(numbers) <= 2 or not all(n.isdecimal() and len(n) < 10 for n in numbers):
             raise BraidError(
-                f"cache {text!r} is not understood; write it as dual:16 or prefix:16:4"
+                f"cache {text[:40]!r} is not understood; write it as dual:16 or prefix:16:4"
             )
         refresh = int(numbers[1]) if len(numbers) == 2 else None
         return BlockCache(int(numbers[0]), kind, refresh)  # type: ignore[arg-type]

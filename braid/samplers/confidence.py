@@ -64,6 +64,12 @@ class Confidence(Stepped, Drawing, Sampler):
         """Run processes whose noise is a mask."""
         return getattr(getattr(process, "path", None), "masked", False)
 
+    def calls(self, n: int, groups: int = 1) -> int:
+        """Return at least one for each block, and one for each symbol where a threshold decides."""
+        if self.threshold is not None:
+            return n * groups
+        return max(self.steps, -(-n // (self.size_of_block or n)))
+
     def __call__(self, predict: Predict, x: Tensor, process: Process, rng: Rng) -> Tensor:
         """Uncover the masked symbols of x [B, n, ...]."""
         n = x.shape[1]

@@ -25,6 +25,10 @@ class Heun(Stepped, Sampler):
         """Run processes on vectors."""
         return process.continuous
 
+    def calls(self, n: int, groups: int = 1) -> int:
+        """Return two for each step but the last."""
+        return 2 * self.steps - 1
+
     def __call__(self, predict: Predict, x: Tensor, process: Process, rng: Rng) -> Tensor:
         """Carry x [B, n, width] from noise to data."""
         for t, s in pairwise(self.times()):

@@ -39,8 +39,8 @@ class Jump(Stepped, Drawing, Sampler):
         Drawing.__post_init__(self)
         if self.spacing not in ("time", "distance"):
             raise unknown("spacing", self.spacing, ("time", "distance"))
-        if self.churn < 0:
-            raise BraidError(f"churn {self.churn} must not be negative")
+        if not 0 <= self.churn < math.inf:
+            raise BraidError(f"churn {self.churn} must be a number, 0 or more")
 
     @staticmethod
     def suits(process: Process) -> bool:

@@ -28,6 +28,10 @@ class Sampler:
         """Carry x [B, n, ...] from the process's source to data."""
         raise NotImplementedError
 
+    def calls(self, n: int, groups: int = 1) -> int:
+        """Return the most network calls that n tokens of so many symbols each take."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
@@ -48,6 +52,10 @@ class Stepped:
             raise BraidError(
                 f"start {self.start} is out of range; use 0 (from noise) up to (not including) 1"
             )
+
+    def calls(self, n: int, groups: int = 1) -> int:
+        """Return the number of steps."""
+        return self.steps
 
     def times(self) -> list[float]:
         """Return steps + 1 times from start to 1, exactly."""

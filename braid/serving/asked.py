@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Semaphore
 from typing import Any, TypeVar
 
 from PIL import Image as PIL
@@ -22,6 +24,8 @@ from braid.serving.refusals import Refusal, invalid
 from braid.serving.wishes import Preview, Wish, Written
 
 M = TypeVar("M", bound=BaseModel)
+
+_DECODERS = 4
 
 
 class Body(BaseModel):
@@ -44,11 +48,15 @@ class Served:
         pipe: the model.
         name: under which it is served.
         limits: of one request.
+        picture_decoders: hold who decodes one too many at a time: a picture is many times its file.
+        sound_decoders: the same of sounds, each of which may have a process of its own.
     """
 
     pipe: Pipeline
     name: str
     limits: Limits
+    picture_decoders: Semaphore = field(default_factory=lambda: Semaphore(_DECODERS))
+    sound_decoders: Semaphore = field(default_factory=lambda: Semaphore(_DECODERS))
 
     def check_name(self, model: str | None) -> None:
         """Refuse the name of another model."""
@@ -172,7 +180,9 @@ class Given:
     """Counts what a request brings, and reads it."""
 
     def __init__(self, served: Served) -> None:
-        self.served, self._pictures = served, 0
+        self.served = served
+        self._pictures = self._sounds = 0
+        self._pixels, self._seconds = served.limits.picture_pixels, served.limits.audio_seconds
 
     def picture(self, data: str | bytes, param: str) -> PIL.Image:
         """Return a picture from base64 or the bytes of a file."""
@@ -180,11 +190,27 @@ class Given:
         self._pictures += 1
         if self._pictures > limits.pictures:
             raise invalid(f"more than {limits.pictures} pictures; send fewer", param)
-        return media.picture(self._bytes(data, param), param, limits)
+        file = self._bytes(data, param)
+        left = replace(limits, picture_pixels=max(1, self._pixels))
+        with self.served.picture_decoders:
+            made = media.picture(file, param, left)
+        self._pixels -= made.width * made.height
+        return made
 
     def sound(self, data: str | bytes, param: str) -> Sound:
         """Return a sound from base64 or the bytes of a file."""
-        return media.sound(self._bytes(data, param), param, self.served.limits)
+        limits = self.served.limits
+        self._sounds += 1
+        if self._sounds > limits.sounds or self._seconds < 1:
+            raise invalid(
+                f"more than {limits.sounds} sounds, or {limits.audio_seconds} s of them; send less",
+                param,
+            )
+        file = self._bytes(data, param)
+        with self.served.sound_decoders:
+            made = media.sound(file, param, replace(limits, audio_seconds=self._seconds))
+        self._seconds -= math.ceil(made.seconds)
+        return made
 
     def _bytes(self, data: str | bytes, param: str) -> bytes:
         if isinstance(data, bytes):

@@ -264,12 +264,24 @@ class Engine:
                     self._waiting.remove(other)
                     tickets.append(other)
                     rows += other.rows
-            jobs = [ticket.job for ticket in tickets]
-            works = [job for job in jobs if isinstance(job, Work)]
-            job = self.pipe.joined(works) if len(works) > 1 else jobs[0]
-            assert job is not None, "a request that waits has been read"
-            self._running[job] = tickets
-            self._passes.add(job)
+            job = self._joined(tickets)
+            if job is not None:
+                self._running[job] = tickets
+                self._passes.add(job)
+
+    def _joined(self, tickets: list[_Ticket]) -> Job[Any] | None:
+        """Return the job of several requests; where there is none, each waits for its own."""
+        works = [ticket.job for ticket in tickets if isinstance(ticket.job, Work)]
+        if len(works) < 2:
+            return tickets[0].job
+        try:
+            return self.pipe.joined(works)
+        except Exception:
+            log.exception("requests of one form could not be joined")
+            for ticket in tickets:
+                ticket.alone = True
+            self._waiting.extendleft(reversed(tickets))
+            return None
 
     def _end(self, ended: Ended[Any]) -> None:
         """Tell those who wait for a job what became of it."""

@@ -25,8 +25,9 @@ class Limits:
         steps: of a sampler.
         tokens: that all holes of a result have together.
         pictures: that are given.
-        picture_pixels: of each.
-        audio_seconds: of each sound that is given.
+        picture_pixels: of all of them together.
+        sounds: that are given.
+        audio_seconds: of all of them together.
         stops: strings that end a text.
         stop_characters: of each.
         previews: pictures of what is being drawn, for each result.
@@ -45,6 +46,7 @@ class Limits:
     tokens: int = 8192
     pictures: int = 8
     picture_pixels: int = 16_000_000
+    sounds: int = 4
     audio_seconds: int = 60
     stops: int = 4
     stop_characters: int = 256

@@ -16,7 +16,7 @@ from braid.generation.context import Transform
 from braid.serving.asked import Body, Foreign, Reply, Served, dumps, parse
 from braid.serving.native import KnownPart, known
 from braid.serving.refusals import invalid
-from braid.serving.wishes import check_context, check_texts
+from braid.serving.wishes import check_context, check_kinds, check_texts
 
 _MOST_INPUTS = 64
 _MOST_TIMES = 64
@@ -75,6 +75,7 @@ class Measuring:
         """
         cost = 0
         for document in self.documents:
+            check_kinds(document, self.served.pipe)
             lengths = [len(span) for span in self.served.pipe.spans(document)]
             check_context(sum(lengths), self.served.limits)
             cost += self.reads(lengths)

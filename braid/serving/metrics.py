@@ -54,7 +54,7 @@ class Metrics:
         self.calls = self._counter("network_calls", "Calls of the network.")
         self.cancelled = self._counter("cancelled", "Requests that ended before their result.")
         self._waiting = self._gauge("queue_length", "Requests that wait.")
-        self._cost = self._gauge("queue_cost", "Work that the waiting requests ask for.")
+        self._cost = self._gauge("cost", "Work of the requests that wait and run: tokens x calls.")
         self._running = self._gauge("running_rows", "Rows that are advanced together now.")
 
     def watch(
@@ -68,7 +68,7 @@ class Metrics:
 
         Arguments:
             waiting: returns how many requests are queued.
-            cost: returns the work that they ask for together.
+            cost: returns the work of all that wait and run.
             running: returns how many rows are advanced together.
         """
         self._waiting.set_function(waiting)

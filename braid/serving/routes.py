@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -46,9 +47,8 @@ log = logging.getLogger(LOGGER)
 
 _PING_SECONDS = 15
 
-_READERS = 4
-"""Requests that are read at a time: a picture is many times its file, and each compressed sound has
-a process of its own."""
+_READERS = 32
+"""Requests that are read at a time; of their pictures and sounds, fewer are decoded."""
 
 _MOST_HELD = 1 << 30
 """Bytes that the pictures and sounds of all requests under way may take."""
@@ -179,9 +179,9 @@ class Routes:
         """Return how likely each part of a document is."""
         return await self._measure(request, Scoring.read)
 
-    async def cancel(self, id: str) -> Response:
-        """End the requests with this x-request-id."""
-        found = self._asked.get(id)
+    async def cancel(self, request: Request, id: str) -> Response:
+        """End the requests with this x-request-id that came with the same key."""
+        found = self._asked.get(_name(request, id))
         if not found:
             raise Refusal(404, f"no request {id[:64]!r} is under way", code="request_not_found")
         for future in list(found):
@@ -282,7 +282,7 @@ class Routes:
                 f"these {bytes_held}, of at most {_MOST_HELD}; try again later"
             )
         future = self.engine.submit(prepare, self.served.limits.seconds)
-        id = request.scope["state"]["request"]
+        id = _name(request, request.scope["state"]["request"])
         self._asked.setdefault(id, set()).add(future)
         self._held += bytes_held
         _when_done(future, lambda: self._forget(id, future, bytes_held))
@@ -326,6 +326,12 @@ class _Streamed(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.future.cancel()
+
+
+def _name(request: Request, id: str) -> str:
+    """Return the name of a request among those of its key, of which only the digest is kept."""
+    key = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+    return f"{key} {id}"
 
 
 def _when_done(future: Future[Any], do: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image as PIL
 from torch import Tensor
 
 from braid.generation import Frame
-from braid.modalities import Modality
+from braid.modalities import Audio, Label, Modality, Text
 from braid.modalities.sounds import Sound
 from braid.parts import Hole, Part, Parts
 from braid.pipeline import Pipeline
@@ -128,7 +128,8 @@ class Filling:
         self.wish, self.pipe, self.limits, self.tell = wish, pipe, limits, tell
         self._told: dict[tuple[int, int], str] = {}
         self._calls = 0
-        self._shown: set[int] = set()
+        self._shown: set[int] = set()  # calls whose belief is to be told
+        self._tried = False
         self._shapes: dict[int, tuple[int, ...]] = {}
 
     def prepare(self) -> Work:
@@ -139,7 +140,8 @@ class Filling:
             Refusal: it or its holes have more tokens than this server allows.
         """
         wish = self.wish
-        self._told, self._calls = {}, 0  # it may be tried again
+        check_kinds(wish.parts, self.pipe)
+        self._calls = 0  # where it is tried again, what was told stays told
         for i, part in enumerate(wish.parts):
             if isinstance(part, Hole):
                 strand = self.pipe.braid.strand(part.modality)
@@ -159,13 +161,21 @@ class Filling:
             finished=self._finished if heard else None,
         )
         check_context(work.given, self.limits)
+        chosen = wish.steps is not None or wish.sampler is not None  # or they are the model's own
+        if chosen and work.steps > self.limits.steps:
+            raise invalid(
+                f"this sampler may make {work.steps} network calls, more than this server's "
+                f"{self.limits.steps} steps",
+                "sampler" if wish.steps is None else "steps",
+            )
         if work.asked > self.limits.tokens:
             raise invalid(
                 f"the holes have {work.asked} tokens, more than this server's "
                 f"{self.limits.tokens}; ask for smaller ones"
             )
-        # evenly, the last of them before the end
-        self._shown = {work.calls * (i + 1) // (wish.previews + 1) for i in range(wish.previews)}
+        if not self._tried:  # evenly, the last of them before the end
+            count, self._tried = wish.previews, True
+            self._shown = {work.calls * (i + 1) // (count + 1) for i in range(count)}
         return work
 
     def of(self, parts: Parts) -> Parts:
@@ -190,6 +200,7 @@ class Filling:
 
     def _watch(self, frame: Frame) -> None:
         if self._calls in self._shown:
+            self._shown.discard(self._calls)
             modality = self._modality(frame.part)
             shape = self._shapes[frame.part]
             for result, belief in enumerate(frame.belief.cpu()):
@@ -253,6 +264,34 @@ def _texts(raw: Any) -> list[str]:
     """Return what of raw data is text: all of it, or pieces."""
     pieces = raw if isinstance(raw, list | tuple) else [raw]
     return [piece for piece in pieces if isinstance(piece, str)]
+
+
+def check_kinds(parts: Sequence[Any], pipe: Pipeline) -> None:
+    """Refuse raw data of another kind than its modality's.
+
+    A pipeline opens the file that a string names; nothing of a client may be taken for a name.
+    """
+    for i, part in enumerate(parts):
+        name = part.modality if isinstance(part, Part | Hole) else None
+        raw = _raw(part)
+        if name is None or raw is None:  # a bare text, or a hole without a draft
+            continue
+        modality = pipe.braid.strand(name).modality
+        if isinstance(modality, Text):
+            fits = isinstance(raw, str | list)
+        elif isinstance(modality, Label):
+            fits = isinstance(raw, int | str)
+        elif isinstance(modality, Audio):
+            fits = isinstance(raw, Sound)
+        else:
+            fits = isinstance(raw, PIL.Image)
+        if not fits:
+            kinds = {str: "a text", list: "a text", int: "a number", Sound: "a sound"}
+            raise invalid(
+                f"part {i}: {kinds.get(type(raw), 'a picture')} is nothing that {name!r} reads; "
+                "name another modality, or send what this one reads",
+                f"parts.{i}",
+            )
 
 
 def check_context(tokens: int, limits: Limits) -> None:

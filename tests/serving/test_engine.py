@@ -14,7 +14,9 @@ from braid import Hole
 from braid.errors import BraidError
 from braid.generation import Job
 from braid.serving.engine import Engine, Room
+from braid.serving.limits import Limits
 from braid.serving.refusals import Refusal
+from braid.serving.wishes import Filling, Preview, Wish, Written
 from tests.laws import models
 
 pipe = functools.cache(models.pipeline)
@@ -125,6 +127,21 @@ def test_one_of_a_batch_may_leave_or_fail_and_the_others_stay():
         until(lambda: one.idle)
 
 
+def test_requests_that_cannot_be_joined_run_alone(monkeypatch):
+    def fails(works):
+        raise MemoryError
+
+    gate = Gate()
+    with engine() as one:
+        monkeypatch.setattr(one.pipe, "joined", fails)
+        one.submit(gate, 60)
+        assert gate.entered.wait(10)
+        alike = [one.submit(lambda s=s: work(s, 3), 60) for s in range(3)]
+        gate.open.set()
+        assert all(len(f.result(60)) == 1 for f in alike)
+        until(lambda: one.idle)
+
+
 def test_one_too_many_is_refused_and_all_others_are_served():
     gate = Gate()
     with engine(requests=3) as one:
@@ -215,3 +232,30 @@ def test_an_engine_that_closes_tells_who_still_waits():
 def test_room_is_for_somebody():
     with pytest.raises(BraidError, match="rows 0 must be at least 1"):
         Room(rows=0)
+
+
+def test_what_was_told_is_not_told_again_where_a_batch_is_tried_one_by_one():
+    """A text and then a picture; a mate of the batch fails at the picture."""
+    model, told = pipe("mmada"), []
+    parts = ["row", Hole("text", 4), Hole("image")]
+    wish = Wish(parts, seed=1, steps=4, stream=True, previews=3)
+    filling = Filling(wish, model, Limits(), told.append)
+
+    def broken(frame) -> None:
+        if frame.part == 2:
+            raise ZeroDivisionError
+
+    gate = Gate()
+    with engine("mmada") as one:
+        one.submit(gate, 60)
+        assert gate.entered.wait(10)
+        ours = one.submit(filling.prepare, 60)
+        theirs = one.submit(lambda: model.prepare(parts, seed=2, steps=4, watch=broken), 60)
+        threading.Timer(0.05, gate.open.set).start()
+        with pytest.raises(ZeroDivisionError):
+            theirs.result(60)
+        (made,) = ours.result(60)
+    written = [e for e in told if isinstance(e, Written)] + filling.rest(0, made)
+    assert "".join(e.text for e in written) == made[1]
+    calls = [e.call for e in told if isinstance(e, Preview)]
+    assert calls == [2, 4, 6]

@@ -37,7 +37,7 @@ def test_what_is_counted_is_told():
 def test_the_engines_state_is_read_when_it_is_asked_for():
     metrics, state = Metrics(), {"waiting": 0, "cost": 0.0, "running": 0}
     metrics.watch(**{name: lambda n=name: state[n] for name in state})
-    names = ("braid_queue_length", "braid_queue_cost", "braid_running_rows")
+    names = ("braid_queue_length", "braid_cost", "braid_running_rows")
     for numbers in ((0, 0, 0), (3, 400.5, 7)):
         state.update(zip(state, numbers, strict=True))
         assert tuple(values(metrics, name)[()] for name in names) == numbers

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 import wave
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image as PIL
 
 import braid
 from braid import Hole
-from braid.modalities.sounds import open_sound
+from braid.modalities.sounds import Sound, open_sound
 from braid.pipeline import Pipeline
 from braid.serving.asked import Served
 from braid.serving.engine import Engine
@@ -33,12 +34,14 @@ LIMITS = Limits(prompt_characters=200, tokens=64, steps=100)
 
 
 @contextlib.contextmanager
-def serving(pipe: Pipeline, name: str, limits: Limits = LIMITS):
+def serving(pipe: Pipeline, name: str, limits: Limits = LIMITS, keys=(KEY,)):
     engine = Engine(pipe)
     engine.start()
     app = Routes(engine, Served(pipe, name, limits), Metrics()).app()
     try:
-        with served(app, limits=limits, drain=engine.drain, idle=lambda: engine.idle) as live:
+        stop = {"drain": engine.drain, "idle": lambda: engine.idle}
+        with served(app, limits=limits, keys=keys, **stop) as live:
+            live.engine = engine
             yield live
     finally:
         engine.close()
@@ -320,6 +323,7 @@ DRAW = {"parts": [text("a"), hole("image")]}
         ({"steps": 101}, "steps", "more than this server's 100"),
         ({"sampler": {"kind": "jump", "steps": 101}}, "steps", "more than this server's 100"),
         ({"sampler": "jumpp"}, None, "did you mean 'jump'"),
+        ({"cache": "dual:" + "9" * 5000}, None, "is not understood"),
         ({"guidance": -1}, "guidance", "greater than or equal to 0"),
         ({"step": 3}, "step", "Extra inputs"),
         ({"model": "other"}, "model", "use 'mini'"),
@@ -368,6 +372,44 @@ def test_what_braid_cannot_do_is_refused_by_name(mini, path, body, param):
     }
     told = refused(mini, path, asked | body)
     assert told["param"] == param
+
+
+def test_nothing_of_a_client_is_taken_for_the_name_of_a_file(mini, picture, tmp_path):
+    picture.save(tmp_path / "secret.png")
+    Sound(np.sin(np.arange(8000) / 5, dtype=np.float32), 8000).save(tmp_path / "secret.wav")
+    keep = [True] * 16
+    for path in (str(tmp_path / "secret.png"), str(tmp_path / "secret.wav"), "/etc/passwd", "/no"):
+        for part in (text(path), {"type": "label", "label": path}):
+            for name in ("image", "audio"):
+                given = part | {"modality": name}
+                wanted = {"parts": [given, hole("text")]}
+                told = refused(mini, "/v1/generate", wanted)
+                assert f"is nothing that '{name}' reads" in told["message"]
+                refused(mini, "/v1/score", {"parts": [given]})
+                drafted = hole(name, draft=given, keep=keep)
+                told = refused(mini, "/v1/generate", {"parts": [text("a"), drafted]})
+                assert "is nothing that" in told["message"]
+            bare = hole("image", draft=text(path), keep=keep)
+            refused(mini, "/v1/generate", {"parts": [text("a"), bare]})
+    shown = {"type": "image", "image": url(picture)}
+    for given in (shown | {"modality": "text"}, shown | {"modality": "audio"}):
+        refused(mini, "/v1/generate", {"parts": [given, hole("text")]})
+
+
+def test_sounds_and_pixels_of_a_request_are_bounded_together(pipe, picture):
+    heard = io.BytesIO()
+    Sound(np.sin(np.arange(6000) / 5, dtype=np.float32), 8000).save(heard)
+    sound = {"type": "audio", "audio": base64.b64encode(heard.getvalue()).decode()}
+    shown = {"type": "image", "image": url(picture)}
+    limits = Limits(sounds=3, audio_seconds=2, picture_pixels=2 * 32 * 32, steps=4)
+    with serving(pipe, "mini", limits) as live:
+        ask = {"steps": 2}
+        post(live, "/v1/generate", ask | {"parts": [sound] * 2 + [hole("text")]})
+        told = refused(live, "/v1/generate", ask | {"parts": [sound] * 3 + [hole("text")]})
+        assert "3 sounds, or 2 s of them" in told["message"]
+        post(live, "/v1/generate", ask | {"parts": [shown] * 2 + [hole("text")]})
+        told = refused(live, "/v1/generate", ask | {"parts": [shown] * 3 + [hole("text")]})
+        assert "shrink the picture" in told["message"] and told["param"] == "parts.2.image"
 
 
 def test_a_body_that_is_no_request_is_refused(mini):
@@ -452,3 +494,22 @@ def test_a_request_is_cancelled_by_its_id(toy):
     assert status == 200 and json.loads(answer)["cancelled"]
     assert slow["answer"][0] == 499 and error(slow["answer"][2])["code"] == "cancelled"
     assert toy.ask("POST", "/v1/requests/mine-1/cancel")[0] == 404
+
+
+def test_a_key_cancels_its_own_requests_alone():
+    other, left = "another-key-that-is-long-enough", []
+    body = {"parts": [text("row"), hole("image")], "steps": 20_000, "sampler": "euler"}
+    with serving(models.pipeline("transfusion"), "toy", Limits(steps=10**6), (KEY, other)) as live:
+
+        def ask() -> None:
+            left.append(live.ask("POST", "/v1/generate", json.dumps(body), x_request_id="1")[0])
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        end = time.monotonic() + 20
+        while live.engine.idle:
+            assert time.monotonic() < end
+        assert live.ask("POST", "/v1/requests/1/cancel", key=other)[0] == 404
+        assert live.ask("POST", "/v1/requests/1/cancel")[0] == 200
+        asking.join(20)
+    assert left == [499]

@@ -389,9 +389,9 @@ def read_body() -> bytes:
     return json.dumps({"parts": parts, "steps": 1}).encode()
 
 
-def test_few_requests_are_read_at_a_time(monkeypatch):
+def test_few_pictures_are_decoded_at_a_time(monkeypatch):
     inside, most, lock = 0, 0, threading.Lock()
-    decode = routes.Generation.read
+    decode = media.picture
 
     def watched(*given: Any) -> Any:
         nonlocal inside, most
@@ -404,7 +404,7 @@ def test_few_requests_are_read_at_a_time(monkeypatch):
             with lock:
                 inside -= 1
 
-    monkeypatch.setattr(routes.Generation, "read", watched)
+    monkeypatch.setattr(media, "picture", watched)
     body = read_body()
     with whole() as live, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: live.ask("/v1/generate", body), range(12)))
