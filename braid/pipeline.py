@@ -416,8 +416,9 @@ class Pipeline:
     def conversation(self, messages: Any) -> list[Any]:
         """Return the parts of a conversation, to which a hole for the answer is added.
 
-        A text conversation with a released model takes the format of its chat template; all else
-        is the parts in their order, as `data.tasks` has taught conversations.
+        A text conversation with a released model takes the format of its chat template, for which
+        several texts of one message are lines of one text; all else is the parts in their order, as
+        `data.tasks` has taught conversations.
 
         Args:
             messages: [{"role": "system", "user" or "assistant", "content": text, or a list of
@@ -431,7 +432,10 @@ class Pipeline:
         parts = flatten(messages)
         text = self._known.get("text")
         if isinstance(text, ReleasedText) and all(kind == "text" for _, kind, _ in parts):
-            pieces = text.conversation([(role, raw) for role, _, raw in parts])
+            told = [(message["role"], flatten([message])) for message in messages]
+            pieces = text.conversation(
+                [(role, "\n".join(raw for _, _, raw in texts)) for role, texts in told]
+            )
             if pieces is not None:
                 return [Part("text", pieces)]
         return [raw if kind == "text" else Part(kind, raw) for _, kind, raw in parts]

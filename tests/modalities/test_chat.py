@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from braid.errors import BraidError
 from braid.modalities import ReleasedText, Symbol
+from braid.pipeline import Pipeline
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -28,6 +30,23 @@ BRACKETS = (
     "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
     "{{ message['content'] + eos_token }}{% else %}"
     "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+TRIMMED = (
+    "{% for message in messages %}{{ '[' + message['role'] + '] ' + message['content'] | trim + "
+    "' [/]' }}{% endfor %}"
+)
+MARKED = (
+    "{% for message in messages %}{{ message['role'] + ': ' }}{% generation %}{% set x = 1 %}"
+    "{{ message['content'] }}{% endgeneration %}{{ x is defined }}{% endfor %}"
+)
+ABSENT = (
+    "{% if tools is none and documents is none %}{{ messages[0].content }}{% endif %}"
+    "{{ tools is defined }}{{ {'z': '<é>', 'a': [1]} | tojson }}"
+    "{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}"
+)
+ASKING = (
+    "{% for message in messages %}{{ message['role'] }}{% if message['content'] %}"
+    "{{ ': ' + message['content'] }}{% endif %}\n{% endfor %}"
 )
 SPECIAL = [
     *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>"),
@@ -73,13 +92,43 @@ def theirs(tokenizer: Tokenizer, template: str, talk) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("template", [CHATML, HEADERS, BRACKETS])
+@pytest.mark.parametrize("template", [CHATML, HEADERS, BRACKETS, TRIMMED, MARKED, ABSENT, ASKING])
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_conversation_has_the_symbols_that_transformers_gives_it(tokenizer, template, n):
     text = release(tokenizer, template)
     pieces = text.conversation(TALK[:n])
     assert pieces is not None
     assert text.symbols(pieces) == theirs(tokenizer, template, TALK[:n])
+
+
+def test_a_template_knows_an_empty_text(tokenizer):
+    text = release(tokenizer, ASKING)
+    talk = [("system", ""), ("user", "Why?"), ("assistant", "")]
+    pieces = text.conversation(talk)
+    assert pieces is not None
+    assert text.symbols(pieces) == theirs(tokenizer, ASKING, talk)
+
+
+def test_texts_of_one_message_are_one_turn(tokenizer):
+    pipe = SimpleNamespace(_known={"text": release(tokenizer, CHATML)})
+    two = [{"type": "text", "text": "Look up."}, {"type": "text", "text": "Why blue?"}]
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": two}]
+    (part,) = Pipeline.conversation(pipe, talk)
+    said = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nLook up.\nWhy blue?"
+    assert "".join(part.raw) == said + "<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    "change", ["| upper", "[:20]", "[-12:]", "| tojson", "| e", "| replace('\"', '')"]
+)
+def test_a_template_that_changes_a_text_is_refused(tokenizer, change):
+    template = "{% for m in messages %}{{ m.content " + change + " }}{% endfor %}"
+    with pytest.raises(BraidError, match="changes the text of a message.*from pieces"):
+        release(tokenizer, template).conversation(TALK)
+
+
+def test_a_template_may_leave_a_message_out(tokenizer):
+    assert release(tokenizer, "{{ messages[-1].content }}").conversation(TALK) == [TALK[-1][1]]
 
 
 def test_what_begins_every_document_is_not_said_twice(tokenizer):
