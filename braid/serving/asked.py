@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from PIL import Image as PIL
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from braid.modalities.sounds import Sound
 from braid.parts import Parts
@@ -165,15 +166,43 @@ def _check_text(value: str) -> None:
 def parse(kind: type[M], body: Mapping[str, Any], form: bool = False) -> M:
     """Return a request's fields; those of a form are all strings, which stand for numbers, too.
 
+    In the words of another interface null is a field that is not given.
+
     Raises:
         Refusal: names the first field that is wrong.
     """
+    if issubclass(kind, Foreign):
+        body = {name: value for name, value in body.items() if value is not None}
     try:
         return kind.model_validate(body, strict=not form)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        param = ".".join(str(at) for at in first["loc"])[:100]
-        raise invalid(f"{param or 'the body'}: {first['msg']}", param or None) from None
+        found = [(_place(error, body), error["msg"]) for error in e.errors(include_url=False)]
+        first = found[0][0]
+        # where several forms are allowed, the one that fails deepest is the one that was meant
+        place = max((p for p, _ in found if p[: len(first)] == first), key=len)
+        told = " or ".join(dict.fromkeys(message for p, message in found if p == place))
+        param = ".".join(map(str, place))[:100]
+        raise invalid(f"{param or 'the body'}: {told}", param or None) from None
+
+
+def _place(error: ErrorDetails, body: Any) -> tuple[int | str, ...]:
+    """Return where an error is in a request, without pydantic's names of the forms it tried."""
+    place: list[int | str] = []
+    steps = error["loc"]
+    for i, step in enumerate(steps):
+        last = i == len(steps) - 1
+        if isinstance(body, dict):
+            if not last and step == body.get("type"):
+                continue  # which kind of part it is
+            if step not in body and not (last and error["type"] == "missing"):
+                continue
+            body = body.get(step)
+        elif isinstance(body, list) and isinstance(step, int):
+            body = body[step]
+        else:
+            continue
+        place.append(step)
+    return tuple(place)
 
 
 class Given:

@@ -146,18 +146,22 @@ class Embedding(Measuring):
         check_texts(texts, served.limits)
         return cls(served, [[text] for text in texts], asked.encoding_format)
 
-    def measure(self, transform: Transform) -> list[np.ndarray]:
-        """Return a vector [D] of each text."""
+    def measure(self, transform: Transform) -> tuple[list[np.ndarray], int]:
+        """Return a vector [D] of each text, and how many tokens all have."""
         pipe = self.served.pipe
-        return [pipe.embed(d, transform).float().cpu().numpy() for d in self.documents]
+        vectors = [pipe.embed(d, transform).float().cpu().numpy() for d in self.documents]
+        return vectors, sum(len(span) for d in self.documents for span in pipe.spans(d))
 
-    def answer(self, found: list[np.ndarray]) -> Reply:
+    def answer(self, found: tuple[list[np.ndarray], int]) -> Reply:
         """Return the answer."""
+        vectors, tokens = found
         data = [
             {"object": "embedding", "index": i, "embedding": self._said(vector)}
-            for i, vector in enumerate(found)
+            for i, vector in enumerate(vectors)
         ]
-        return Reply(dumps({"object": "list", "data": data, "model": self.served.name}).encode())
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        made = {"object": "list", "data": data, "model": self.served.name, "usage": usage}
+        return Reply(dumps(made).encode())
 
     def _said(self, vector: np.ndarray) -> Any:
         if self.form == "float":

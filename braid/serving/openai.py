@@ -21,7 +21,7 @@ from braid.modalities.sounds import Sound
 from braid.parts import Hole, Part, Parts
 from braid.serving import media
 from braid.serving.asked import Asked, Foreign, Given, Reply, Served, dumps, parse
-from braid.serving.refusals import invalid
+from braid.serving.refusals import Refusal, invalid
 from braid.serving.wishes import Preview, Wish, Written
 
 
@@ -88,6 +88,7 @@ class Transcription(Drawn):
 
     prompt: str | None = None
     response_format: Literal["json", "text"] = "json"
+    stream: bool = False
 
 
 _UNKNOWN: dict[type[Foreign], dict[str, tuple[Any, ...]]] = {
@@ -118,8 +119,8 @@ _UNKNOWN: dict[type[Foreign], dict[str, tuple[Any, ...]]] = {
         "stream_format": ("audio",),
     },
     Transcription: {
-        "timestamp_granularities": (["segment"], []),
-        "stream": (False,),
+        "timestamp_granularities": ("segment",),
+        "timestamp_granularities[]": ("segment",),
     },
 }
 """Fields that this server has no use for, and the values that ask for nothing."""
@@ -229,6 +230,12 @@ class Drawing(Asked):
     def read(cls, body: Mapping[str, Any], served: Served) -> Drawing:
         """Read the request of `POST /v1/images/generations`."""
         asked: Images = _read(Images, body, served)
+        if asked.start:
+            raise invalid(
+                "start refines a picture, and here none is given; send both to /v1/images/edits",
+                "start",
+                "unsupported_parameter",
+            )
         hole = Hole("image", _canvas(asked.size, served))
         return cls._of(asked, [asked.prompt, hole], served)
 
@@ -346,6 +353,12 @@ class Transcribed(Asked):
     def read(cls, body: Mapping[str, Any], sound: bytes, served: Served) -> Transcribed:
         """Read the form of `POST /v1/audio/transcriptions`."""
         asked: Transcription = _read(Transcription, body, served, form=True)
+        if asked.stream:
+            raise invalid(
+                "a transcription is answered whole; leave stream out",
+                "stream",
+                "unsupported_parameter",
+            )
         heard = Part(served.reader("audio"), Given(served).sound(sound, "file"))
         prompt = [asked.prompt] if asked.prompt else []
         wish = asked.wish([heard, *prompt, Hole("text")])
@@ -380,13 +393,16 @@ def _said(messages: list[dict[str, Any]], served: Served) -> list[Any]:
 
 def _message(message: Mapping[str, Any], number: int, given: Given) -> dict[str, Any]:
     """Return a message with its parts read, as braid's conversations have them."""
+    told = {**message, "role": "system"} if message.get("role") == "developer" else {**message}
     content = message.get("content")
-    if not isinstance(content, list):
-        return dict(message)
-    return {**message, "content": [_part(part, number, given) for part in content]}
+    if isinstance(content, list):
+        told["content"] = [
+            _part(part, f"messages.{number}.content.{i}", given) for i, part in enumerate(content)
+        ]
+    return told
 
 
-def _part(part: Any, number: int, given: Given) -> dict[str, Any]:
+def _part(part: Any, at: str, given: Given) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     found = part.get(kind) if isinstance(kind, str) else None
     if kind == "text" and isinstance(found, str):
@@ -394,18 +410,26 @@ def _part(part: Any, number: int, given: Given) -> dict[str, Any]:
     if kind == "image_url":
         raw = found.get("url") if isinstance(found, dict) else found
         if isinstance(raw, str):
-            name = given.served.reader("vision", "image")
-            return {"type": name, name: given.picture(raw, "messages")}
+            name = _reader(given.served, at, "vision", "image")
+            return {"type": name, name: given.picture(raw, at)}
     if kind == "input_audio":
         raw = found.get("data") if isinstance(found, dict) else found
         if isinstance(raw, str):
-            name = given.served.reader("audio")
-            return {"type": name, name: given.sound(raw, "messages")}
+            name = _reader(given.served, at, "audio")
+            return {"type": name, name: given.sound(raw, at)}
     raise invalid(
-        f"message {number}: expected a part of type text, image_url or input_audio with its "
-        f"content, got {part!r:.60}",
-        "messages",
+        f"{at}: expected a part of type text, image_url or input_audio with its content, got "
+        f"{part!r:.60}",
+        at,
     )
+
+
+def _reader(served: Served, at: str, *names: str) -> str:
+    """Return the first of some strands that the model has, or say which part asks for them."""
+    try:
+        return served.reader(*names)
+    except Refusal as e:
+        raise invalid(f"{at}: {e.message}", at) from None
 
 
 def _canvas(size: str | None, served: Served) -> tuple[int, int] | None:

@@ -361,6 +361,7 @@ def test_a_wrong_request_names_the_field_and_the_remedy(mini, change, param, wor
         ("/v1/images/generations", {"steps": 2, "num_inference_steps": 3}, "steps"),
         ("/v1/audio/speech", {"voice": "alloy"}, "voice"),
         ("/v1/audio/speech", {"response_format": "mp3"}, "response_format"),
+        ("/v1/images/generations", {"start": 0.5}, "start"),
         ("/v1/embeddings", {"dimensions": 3}, "dimensions"),
     ],
 )
@@ -410,6 +411,147 @@ def test_sounds_and_pixels_of_a_request_are_bounded_together(pipe, picture):
         post(live, "/v1/generate", ask | {"parts": [shown] * 2 + [hole("text")]})
         told = refused(live, "/v1/generate", ask | {"parts": [shown] * 3 + [hole("text")]})
         assert "shrink the picture" in told["message"] and told["param"] == "parts.2.image"
+
+
+def sound() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as made:
+        made.setnchannels(1)
+        made.setsampwidth(2)
+        made.setframerate(16000)
+        made.writeframes(b"\0\x10\0\xf0" * 4000)
+    return file.getvalue()
+
+
+def transcribed(live: Live, **fields: str) -> tuple[int, bytes]:
+    """Return the status and body of a transcription's answer."""
+    pieces = [(f'name="{name}"', value.encode()) for name, value in fields.items()]
+    pieces.append(('name="file"; filename="a.wav"', sound()))
+    body = b"".join(
+        b"--x\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value + b"\r\n"
+        for head, value in pieces
+    )
+    kind = "multipart/form-data; boundary=x"
+    path = "/v1/audio/transcriptions"
+    status, _, answer = live.ask("POST", path, body + b"--x--\r\n", content_type=kind)
+    return status, answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"stream": "false"}, {"stream": "False"}, {"timestamp_granularities[]": "segment"}],
+)
+def test_a_form_may_say_what_it_does_not_want(mini, fields):
+    status, answer = transcribed(mini, **fields)
+    assert status == 200 and "text" in json.loads(answer), answer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": "true"},
+        {"timestamp_granularities[]": "word"},
+        {"timestamp_granularities": "word"},
+    ],
+)
+def test_what_a_form_asks_for_in_vain_is_refused_by_name(mini, fields):
+    status, answer = transcribed(mini, **fields)
+    assert status == 400
+    assert error(answer)["param"] == next(iter(fields))
+    assert error(answer)["code"] == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/v1/chat/completions", ("n", "stream", "stream_options", "stop", "seed", "tools")),
+        ("/v1/images/generations", ("n", "stream", "output_format", "partial_images", "start")),
+        ("/v1/audio/speech", ("response_format", "voice")),
+        ("/v1/embeddings", ("encoding_format", "dimensions", "model")),
+    ],
+)
+def test_null_is_a_field_that_is_not_given(mini, path, names):
+    asked = {
+        "messages": [{"role": "user", "content": "a red circle"}],
+        "prompt": "a red circle",
+        "input": "a red circle",
+        "steps": 2,
+    }
+    status, _, answer = mini.ask("POST", path, json.dumps(asked | dict.fromkeys(names)))
+    assert status == 200, answer
+
+
+def test_a_developer_says_what_a_system_says(toy):
+    def answer(role: str) -> str:
+        said = [{"role": role, "content": "row"}, {"role": "user", "content": "boat"}]
+        made = post(toy, "/v1/chat/completions", {"messages": said, "seed": 1, "max_tokens": 8})
+        return made["choices"][0]["message"]["content"]
+
+    assert answer("developer") == answer("system")
+
+
+def test_vectors_say_how_many_tokens_were_read(mini, pipe):
+    texts = ["a red circle", PROMPT]
+    made = post(mini, "/v1/embeddings", {"input": texts})
+    tokens = sum(len(span) for t in texts for span in pipe.spans([t]))
+    assert made["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"type": "image_url", "image_url": {"url": "http://a/b.png"}}, "fetches nothing"),
+        ({"type": "image_url", "image_url": "data:image/png;base64,aaaa"}, "PNG"),
+        ({"type": "input_audio", "input_audio": {"data": "aaaa"}}, "sound"),
+        ({"type": "video", "video": "aaaa"}, "expected a part of type text"),
+    ],
+)
+def test_a_wrong_part_of_a_conversation_is_named(mini, part, words):
+    said = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [text("look"), part]},
+    ]
+    told = refused(mini, "/v1/chat/completions", {"messages": said})
+    assert told["param"] == "messages.1.content.1"
+    assert "messages.1.content.1" in told["message"] and words in told["message"]
+
+
+def test_a_sound_that_a_model_does_not_read_is_named(toy):
+    part = {"type": "input_audio", "input_audio": {"data": "aaaa"}}
+    told = refused(toy, "/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]})
+    assert told["param"] == "messages.0.content.0"
+    assert "messages.0.content.0: this model reads no audio" in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param", "words"),
+    [
+        ("/v1/embeddings", {"input": [""]}, "input.0", "at least 1 character"),
+        ("/v1/embeddings", {"input": ["a", 5]}, "input.1", "valid string"),
+        ("/v1/embeddings", {"input": ""}, "input", "at least 1 character"),
+        ("/v1/embeddings", {}, "input", "required"),
+        ("/v1/chat/completions", {"messages": [{}], "stop": 5}, "stop", "string or"),
+        ("/v1/chat/completions", {"messages": [{}], "stop": ["a", 5]}, "stop.1", "valid string"),
+        ("/v1/generate", DRAW | {"sampler": 5}, "sampler", "string or"),
+        ("/v1/generate", {"parts": [{"type": "text"}]}, "parts.0.text", "required"),
+        ("/v1/generate", {"parts": [{"type": "text", "text": 5}]}, "parts.0.text", "string"),
+        ("/v1/generate", {"parts": [text("a") | {"b": 5}]}, "parts.0.b", "Extra inputs"),
+        ("/v1/generate", {"parts": [5]}, "parts.0", "dictionary"),
+        ("/v1/generate", {"parts": [{"type": "texts"}]}, "parts.0", "texts"),
+        ("/v1/generate", {"parts": [hole("image", shape=[4, "b"])]}, "parts.0.shape.1", "integer"),
+        ("/v1/generate", {"parts": [hole("image", keep=[[1]])]}, "parts.0.keep.0.0", "boolean"),
+        (
+            "/v1/generate",
+            {"parts": [hole("image", draft={"type": "image", "image": 5})]},
+            "parts.0.draft.image",
+            "string",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_as_the_request_has_it(mini, path, change, param, words):
+    told = refused(mini, path, change)
+    assert told["param"] == param
+    assert told["message"].startswith(f"{param}: ") and words in told["message"]
 
 
 def test_a_body_that_is_no_request_is_refused(mini):
