@@ -432,6 +432,13 @@ class Pipeline:
         parts = flatten(messages)
         text = self._known.get("text")
         if isinstance(text, ReleasedText) and all(kind == "text" for _, kind, _ in parts):
+            wrong = next((raw for _, _, raw in parts if not isinstance(raw, str)), None)
+            if wrong is not None:
+                raise BraidError(
+                    "a text of a conversation is a string, got "
+                    f"{type(wrong).__name__} {wrong!r:.40}; put a prompt of pieces together "
+                    "without `conversation`"
+                )
             told = [(message["role"], flatten([message])) for message in messages]
             pieces = text.conversation(
                 [(role, "\n".join(raw for _, _, raw in texts)) for role, texts in told]

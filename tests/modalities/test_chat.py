@@ -118,6 +118,13 @@ def test_texts_of_one_message_are_one_turn(tokenizer):
     assert "".join(part.raw) == said + "<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_text_that_is_no_string_is_told(tokenizer):
+    pipe = SimpleNamespace(_known={"text": release(tokenizer, CHATML)})
+    talk = [{"role": "user", "content": [{"type": "text", "text": 5}]}]
+    with pytest.raises(BraidError, match="is a string, got int 5"):
+        Pipeline.conversation(pipe, talk)
+
+
 @pytest.mark.parametrize(
     "change", ["| upper", "[:20]", "[-12:]", "| tojson", "| e", "| replace('\"', '')"]
 )
