@@ -219,6 +219,8 @@ class Routes:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     files.setdefault(name, []).append(await value.read())
+                elif name in fields:
+                    raise invalid(f"the form has {name[:40]!r} twice; send it once", name[:40])
                 else:
                     fields[name] = value
         return fields, files

@@ -461,6 +461,16 @@ def test_what_a_form_asks_for_in_vain_is_refused_by_name(mini, fields):
     assert error(answer)["code"] == "unsupported_parameter"
 
 
+def test_a_field_of_a_form_is_sent_once(mini):
+    fields = b""
+    for value in (b"a", b"b"):
+        fields += b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + value + b"\r\n"
+    kind = "multipart/form-data; boundary=x"
+    path = "/v1/audio/transcriptions"
+    status, _, answer = mini.ask("POST", path, fields + b"--x--\r\n", content_type=kind)
+    assert status == 400 and error(answer)["param"] == "prompt"
+
+
 @pytest.mark.parametrize(
     ("path", "names"),
     [

@@ -28,7 +28,7 @@ from PIL import Image
 from braid import Hole, Part
 from braid.generation import Job
 from braid.modalities import sounds
-from braid.serving import routes
+from braid.serving import media, routes
 from braid.serving.engine import Engine, Room
 from braid.serving.limits import Limits
 from braid.serving.refusals import Refusal
