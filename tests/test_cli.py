@@ -383,6 +383,7 @@ def test_doctor_explains_a_run_and_says_whether_it_is_sound(run, capsys):
     assert "holds no run" in refused(capsys, "doctor", "--run", run / "none")
 
 
+@pytest.mark.slow
 def test_doctor_plans_a_size_and_a_recipe(capsys):
     plan = said(capsys, "doctor", "--plan", "7b", "--gpus", "64", "--json")
     assert json.loads(plan)

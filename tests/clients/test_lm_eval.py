@@ -116,6 +116,7 @@ def test_accuracy_is_that_of_choosing(paradigm, tasks, tmp_path):
     assert 0 < sum(chosen) < len(chosen) or paradigm != "chameleon"
 
 
+@pytest.mark.slow
 def test_accuracy_of_one_text_is_that_of_its_likelihoods(tasks, tmp_path):
     pipe, model = saved("showo", tmp_path)
     right = 0

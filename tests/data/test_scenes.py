@@ -206,6 +206,7 @@ def test_no_held_out_combination_is_shown_or_named(split):
             assert any(meant(match, Scene((Thing(*kind, 0, 0),))) for kind in trained), match[0]
 
 
+@pytest.mark.slow
 def test_unseen_scenes_have_only_held_out_things():
     source = scenes(split="unseen")
     shown = {t.combination for i in range(ROWS) for t in look(source[i]["image"]).objects}
@@ -370,6 +371,7 @@ def test_dialogues_follow_from_their_row():
     assert len(kinds) == 3
 
 
+@pytest.mark.slow
 def test_texts_hold_the_whole_vocabulary():
     texts = {text for i in range(1500) for text in scenes().texts(i).values()}
     found = {word for text in texts for word in re.findall(r"\w+", text)}

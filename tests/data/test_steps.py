@@ -190,6 +190,7 @@ PLANS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "workers"), PLANS)
 def test_bad_rows_are_counted_exactly_and_move_nothing(ranks, workers, model, corpora):
     clean, spoilt = corpora

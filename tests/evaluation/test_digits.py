@@ -37,6 +37,7 @@ def grey(*shape: int) -> Examples:
     return Examples("some", {"image": pictures, "text": ["one", "two", "one"]})
 
 
+@pytest.mark.slow
 def test_grey_digits_of_any_source_are_measured():
     assert digits(untrained(), grey(8, 8), SMALL).numbers["held_out"] == 3
 

@@ -113,6 +113,7 @@ def judged(tmp_path_factory):
     return drawings(models.pipeline("fudoki"), toy(16, 1), options), folder
 
 
+@pytest.mark.slow
 def test_labelled_drawings_are_judged(judged):
     out, folder = judged
     numbers = out.numbers

@@ -187,6 +187,7 @@ def test_a_batch_of_unlike_samples_gives_what_each_gives_alone(made_once):
     assert together[2][3] != together[3][3]
 
 
+@pytest.mark.slow
 def test_export_after_convert_gives_the_files_back(tmp_path):
     folder, model = fudoki(tmp_path / "released")
     list(convert_commands.convert(str(folder), tmp_path / "braid"))

@@ -232,6 +232,7 @@ def test_guidance_draws_the_symbols_that_janus_draws(tmp_path, weight):
         assert len(theirs[0].unique()) > 3 and done.tokens[2][row].tolist() == theirs[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_text_is_drawn_and_a_picture_is_described(tmp_path):
     folder, model = janus(tmp_path / "released")
     pipe = braid.load(folder, "cpu")

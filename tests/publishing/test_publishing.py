@@ -168,6 +168,7 @@ def test_what_goes_up_comes_back(paradigm, hub, tmp_path):
     assert equal(braid.load("me/toy", "cpu").braid, pipe(paradigm).braid)
 
 
+@pytest.mark.slow
 def test_a_branch_and_a_commit_are_found_by_name(hub):
     pipe().push_to_hub("me/toy")
     first = hub.repositories["me/toy"].branches["main"]
@@ -242,6 +243,7 @@ def test_a_pickle_is_not_fetched(hub):
     assert "model.safetensors" in names
 
 
+@pytest.mark.slow
 def test_a_model_saves_itself(hub, tmp_path):
     model = models.build("showo").train()
     model.save_pretrained(tmp_path / "model")

@@ -210,6 +210,7 @@ def test_a_head_that_drips_is_cut(before, drip):
         assert 0.4 < time.monotonic() - begun < 2
 
 
+@pytest.mark.slow
 def test_a_head_in_time_is_served_and_the_next_one_too():
     with running(plain, head_seconds=0.3) as port, connected(port) as one:
         for _ in range(2):

@@ -67,6 +67,7 @@ def test_what_was_trained_is_loaded_from_its_folder(quantiser, tmp_path):
     assert torch.equal(again.encode(media), codec.encode(media))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_lowers_the_distortion(optimizer, tmp_path):
     made = experiment("kl:2", steps=101, learning_rate=0.02, augment=False, optimizer=optimizer)

@@ -69,6 +69,7 @@ def test_metrics_reach_the_file_and_numbers_the_sinks(tmp_path, console):
     assert sink.closed
 
 
+@pytest.mark.slow
 def test_a_sink_that_never_answers_delays_nothing(tmp_path, console):
     logger = Logger(tmp_path / "m.jsonl", console, sinks={"stuck": Stuck})
     began = time.monotonic()

@@ -328,6 +328,7 @@ def test_resume_may_be_refused_or_wanted(tmp_path):
     assert make("must").state.step == 6
 
 
+@pytest.mark.slow
 def test_two_jobs_never_share_a_run(tmp_path):
     first, second = trainer(tmp_path, experiment()), trainer(tmp_path, experiment())
     with Lock(tmp_path), pytest.raises(BraidError, match=str(os.getpid())):
@@ -335,6 +336,7 @@ def test_two_jobs_never_share_a_run(tmp_path):
     first.run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True])
 def test_saving_in_the_background_writes_the_same(background, tmp_path):
     made = experiment(f"train.save_in_background={background}", "train.save_every=2")
