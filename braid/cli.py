@@ -27,6 +27,21 @@ Seed = Annotated[int, typer.Option("--seed", help="Fixes every random number.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, mps; the accelerator if there is one.")
 ]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16, float16; the files' own.")
+]
+Quantise = Annotated[
+    str | None, typer.Option("--quantise", help="int8: weights of linear layers in 8 bits.")
+]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Keep blocks in the host's memory until they compute.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the model's blocks: slow to start, faster.")
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+]
 
 
 @app.command()
@@ -114,19 +129,10 @@ def sample(
         Path | None, typer.Option("--trajectory", help="Write an animation (GIF) of the steps.")
     ] = None,
     device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16, float16; the files' own.")
-    ] = None,
-    quantise: Annotated[
-        str | None, typer.Option("--quantise", help="int8: weights of linear layers in 8 bits.")
-    ] = None,
-    offload: Annotated[
-        bool,
-        typer.Option("--offload", help="Keep blocks in the host's memory until they compute."),
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
-    ] = None,
+    dtype: Dtype = None,
+    quantise: Quantise = None,
+    offload: Offload = False,
+    revision: Revision = None,
 ) -> None:
     """Generate from a text, a picture, or nothing."""
     with importing():
@@ -217,9 +223,7 @@ def convert(
         str, typer.Argument(help="Folder of a released model, or a Hub id such as owner/name.")
     ],
     folder: Annotated[Path, typer.Argument(help="Folder to write, which the others read.")],
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
-    ] = None,
+    revision: Revision = None,
     token: Annotated[
         str | None, typer.Option("--token", help="Of a Hub id that is not public; else HF_TOKEN.")
     ] = None,
@@ -286,9 +290,7 @@ def draw(
     seed: Seed = 0,
     rows: Annotated[int, typer.Option("--rows", help="Pictures that are drawn together.")] = 64,
     device: Device = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model's blocks: slow to start, faster.")
-    ] = False,
+    compile: Compile = False,
 ) -> None:
     """Draw a benchmark's prompts into the folder that its evaluation reads; goes on by itself."""
     with importing():
@@ -378,22 +380,11 @@ def serve(
         float, typer.Option("--shutdown-seconds", help="For requests under way at the end.")
     ] = 30.0,
     device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16, float16; the files' own.")
-    ] = None,
-    quantise: Annotated[
-        str | None, typer.Option("--quantise", help="int8: weights of linear layers in 8 bits.")
-    ] = None,
-    offload: Annotated[
-        bool,
-        typer.Option("--offload", help="Keep blocks in the host's memory until they compute."),
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model's blocks: slow to start, faster.")
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
-    ] = None,
+    dtype: Dtype = None,
+    quantise: Quantise = None,
+    offload: Offload = False,
+    compile: Compile = False,
+    revision: Revision = None,
 ) -> None:
     """Serve a model over HTTP, in the words of OpenAI's interface and in braid's own.
 
