@@ -418,18 +418,16 @@ def test_works_of_one_form_are_joined_and_each_gets_its_own(paradigm):
 def test_works_of_other_forms_are_not_of_one():
     model = pipe("showo")  # text symbol by symbol
     base = {"seed": 0, "steps": 2}
-    forms = [model.prepare(["row", Hole("image")], **base).form]
-    for change in (
-        {"steps": 3},
-        {"guidance": 2.0},
-        {"temperature": 0.5},
-        {"sampler": "confidence"},
-    ):
-        forms.append(model.prepare(["row", Hole("image")], **base | change).form)
+    drawn = ["row", Hole("image")]
+    forms = [model.prepare(drawn, **base).form]
+    for change in ({"steps": 3}, {"guidance": 2.0}, {"temperature": 0.5}, {"sampler": "ancestral"}):
+        forms.append(model.prepare(drawn, **base | change).form)
     forms.append(model.prepare([Hole("image")], **base).form)
     forms.append(model.prepare([picture(), Hole("image")], **base).form)
     forms.append(model.prepare(["row", Hole("image", draft=picture(), start=0.5)], **base).form)
-    assert len(set(forms) - {None}) == len(forms) - (forms[4] == forms[0])
+    assert None not in forms and len(set(forms)) == len(forms)
+    own = model.braid.strand("image").sampler
+    assert model.prepare(drawn, **base, sampler=own).form == forms[0]
     assert model.prepare(["row", Hole("text", 4)]).form is None
 
 

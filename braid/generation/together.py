@@ -8,8 +8,8 @@ gives them up between any two passes, as a server needs; `together` runs a list 
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import greenlet
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +69,11 @@ class _Asking(Generic[T]):
     call: Call
 
     def end(self) -> None:
-        """End what the job has entered now, not later; nobody is left to hear that it fails."""
-        with contextlib.suppress(Exception):
+        """End what the job has entered now, not later; no caller is left to hear that it fails."""
+        try:
             self.begun.throw()
+        except Exception:
+            log.warning("a job failed while it was given up", exc_info=True)
 
 
 class Passes(Generic[T]):
@@ -92,11 +96,6 @@ class Passes(Generic[T]):
     def __len__(self) -> int:
         """Return how many jobs have not ended."""
         return len(self._queue) + len(self._asking)
-
-    @property
-    def queued(self) -> int:
-        """Number of jobs that have not begun."""
-        return len(self._queue)
 
     @property
     def busy(self) -> int:
@@ -163,6 +162,7 @@ class Passes(Generic[T]):
             try:
                 return self.transformer.together(calls)
             except Exception:
+                log.warning("a shared pass failed; its calls are made one by one", exc_info=True)
                 return [answer for call in calls for answer in self._answers([call])]
         try:
             return [

@@ -21,9 +21,10 @@ from braid import calling
 from braid.generation import Ended, Job, Passes
 from braid.pipeline import Pipeline
 from braid.preparing import Work
+from braid.serving.logs import LOGGER
 from braid.serving.refusals import Refusal, busy, unavailable
 
-log = logging.getLogger("braid.serving")
+log = logging.getLogger(LOGGER)
 
 _LONGEST_PAUSE = 10.0  # seconds between two attempts of an engine that keeps failing
 _IDLE_CHECK = 0.5  # seconds after which deadlines are looked at without a pass

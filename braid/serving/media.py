@@ -139,11 +139,6 @@ def sound(data: bytes, param: str, limits: Limits) -> Sound:
     return heard
 
 
-def png(picture: PIL.Image) -> bytes:
-    """Return a picture as a PNG file of grey or RGB."""
-    return encoded(picture, "png")
-
-
 def encoded(picture: PIL.Image, form: str, param: str = "output_format") -> bytes:
     """Return a picture as a file of grey or RGB, without metadata.
 

@@ -434,11 +434,10 @@ def _reader(served: Served, at: str, *names: str) -> str:
 
 def _canvas(size: str | None, served: Served) -> tuple[int, int] | None:
     """Return the shape in tokens of a picture of WIDTHxHEIGHT pixels; None is the trained one."""
-    if "image" not in served.pipe.braid.strands:
-        served.reader("image")
+    name = served.reader("image")
     if size in (None, "auto"):
         return None
-    modality: Any = served.pipe.braid.strand("image").modality
+    modality: Any = served.pipe.braid.strand(name).modality
     edges = modality.width // modality.shape[1], modality.height // modality.shape[0]
     try:
         width, height = (int(n) for n in str(size).split("x"))

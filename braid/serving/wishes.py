@@ -12,7 +12,7 @@ import torch
 from PIL import Image as PIL
 from torch import Tensor
 
-from braid.generation import Frame
+from braid.generation import Frame, Opening
 from braid.modalities import Audio, Label, Modality, Text
 from braid.modalities.sounds import Sound
 from braid.parts import Hole, Part, Parts
@@ -142,10 +142,6 @@ class Filling:
         wish = self.wish
         check_kinds(wish.parts, self.pipe)
         self._calls = 0  # where it is tried again, what was told stays told
-        for i, part in enumerate(wish.parts):
-            if isinstance(part, Hole):
-                strand = self.pipe.braid.strand(part.modality)
-                self._shapes[i] = strand.modality.hole_shape(part.shape, strand.causal)
         watched = wish.previews > 0
         heard = bool(wish.stops) or wish.stream
         work = self.pipe.prepare(
@@ -160,6 +156,8 @@ class Filling:
             watch=self._watch if watched else None,
             finished=self._finished if heard else None,
         )
+        read = work.order.read[0][-len(wish.parts) :]  # without what opens a document
+        self._shapes = {i: p.shape for i, p in enumerate(read) if isinstance(p, Opening)}
         check_context(work.given, self.limits)
         chosen = wish.steps is not None or wish.sampler is not None  # or they are the model's own
         if chosen and work.steps > self.limits.steps:

@@ -210,7 +210,7 @@ def test_a_job_that_fails_fails_alone():
     assert str(ended[jobs[1]].error) == "wrong"
 
 
-def test_a_call_that_no_pass_survives_fails_alone():
+def test_a_call_that_no_pass_survives_fails_alone(caplog):
     def run(transform) -> None:
         transform(torch.randn(1, 2, 31), torch.zeros(1, 2, 3).long(), None)  # of another width
 
@@ -222,6 +222,9 @@ def test_a_call_that_no_pass_survives_fails_alone():
         ended |= {e.job: e for e in passes.advance()}
     assert ended[good].result == 2
     assert isinstance(ended[bad].error, RuntimeError)
+    assert [x.message for x in caplog.records] == [
+        "a shared pass failed; its calls are made one by one"
+    ]
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

@@ -34,10 +34,10 @@ PROGRAM = """
         status, path = 200, scope["path"]
         if draining and path != "/livez":
             status = 503
-        elif path.startswith("/work/"):
+        elif path.startswith("/task/"):
             key = object()
             running.add(key)
-            await asyncio.sleep(float(path.removeprefix("/work/")))
+            await asyncio.sleep(float(path.removeprefix("/task/")))
             running.discard(key)
         elif path.startswith("/sends/"):  # the work is done, the answer is not
             await asyncio.sleep(float(path.removeprefix("/sends/")))
@@ -110,7 +110,7 @@ class Asked(threading.Thread):
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("SIGTERM", "/work/1.2"), pytest.param("SIGINT", "/sends/1.2", marks=pytest.mark.slow)],
+    [("SIGTERM", "/task/1.2"), pytest.param("SIGINT", "/sends/1.2", marks=pytest.mark.slow)],
 )
 def test_the_first_signal_lets_running_requests_finish(name, path):
     with process() as (one, port):
@@ -118,7 +118,7 @@ def test_the_first_signal_lets_running_requests_finish(name, path):
         idle = socket.create_connection(("127.0.0.1", port))  # says nothing, holds nothing up
         one.send_signal(getattr(signal, name))
         time.sleep(0.3)
-        assert status(port, "/readyz") == 503 and status(port, "/work/1") == 503
+        assert status(port, "/readyz") == 503 and status(port, "/task/1") == 503
         assert status(port, "/livez") == 200 and one.poll() is None
         asked.join()
         assert asked.status == 200
@@ -139,7 +139,7 @@ def test_a_stop_without_work_takes_no_time():
 @pytest.mark.slow
 def test_a_stop_takes_no_longer_than_it_may():
     with process(0.5) as (one, port):
-        asked = Asked(port, "/work/60")
+        asked = Asked(port, "/task/60")
         begun = time.monotonic()
         one.send_signal(signal.SIGTERM)
         out, _ = one.communicate(timeout=10)
@@ -151,7 +151,7 @@ def test_a_stop_takes_no_longer_than_it_may():
 
 def test_the_second_signal_ends_at_once():
     with process() as (one, port):
-        asked = Asked(port, "/work/60")
+        asked = Asked(port, "/task/60")
         one.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert one.poll() is None
