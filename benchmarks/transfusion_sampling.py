@@ -6,10 +6,11 @@
 Both sides read 32 words, and draw a picture in 16 network evaluations, with guidance (each
 evaluation is then two passes) and without. Random weights; whole calls of each side's public
 sampler, by turns, in a process each; medians of processor time. The braid is measured with its
-blocks compiled too (`braid.load(..., compile=True)`; needs a C++ compiler), unless --plain or
---quick is given. Where the processor multiplies bfloat16, or with --bf16, there is the braid in it
-too (`--dtype bfloat16`), beside transfusion-pytorch in float32 and under autocast. That one is
-installed into an environment of its own, and uses its key-value cache.
+blocks compiled too (`braid.load(..., compile=True)`), and frozen (`compile="frozen"`), unless
+--plain or --quick is given; that needs a C++ compiler, and some twenty minutes. Where the processor
+multiplies bfloat16, or with --bf16, there is the braid in it too (`--dtype bfloat16`), beside
+transfusion-pytorch in float32 and under autocast. That one is installed into an environment of its
+own, and uses its key-value cache.
 
 Evaluations are counted on both sides, and must agree. Where they do, the floor is the same: the
 operations of all passes at the speed of a large matrix product.
@@ -43,10 +44,10 @@ def passes(model: torch.nn.Module, run: Any) -> int:
 
 
 def braid_side(
-    size: Size, rows: int, guidance: float, bf16: bool = False, compiled: bool = False
+    size: Size, rows: int, guidance: float, bf16: bool = False, compiled: str | None = None
 ) -> tuple[Any, int, Any]:
     """Return what draws `rows` pictures, its network evaluations, and the braid."""
-    from braid.compiling import compile_blocks
+    from braid import compiling
     from braid.generation import Known, Opening, generate
     from braid.randomness import Keys
     from braid.samplers import Euler
@@ -55,7 +56,7 @@ def braid_side(
     if bf16:
         model = model.bfloat16()
     if compiled:
-        compile_blocks(model)
+        compiling.KINDS[compiled](model)
     prompt = torch.randint(256, (rows, size.text))
     hole = Opening("image", (size.side, size.side))
 
@@ -113,10 +114,11 @@ def measure(
     torch.compiler.reset()  # what was compiled for other shapes would count against this one
     run, calls, model = braid_side(size, rows, guidance)
     ours = {"braid": run}
-    for half, blocks in ((False, True), (True, False), (True, True)):
-        if half <= bf16 and blocks <= compiled:
-            name = "braid" + " bf16" * half + " compiled" * blocks
-            ours[name] = braid_side(size, rows, guidance, half, blocks)[0]
+    ways = {"": None, " compiled": "blocks", " frozen": "frozen"}
+    for half in (False, True)[: 1 + bf16]:
+        for said, way in list(ways.items())[not half : len(ways) if compiled else 1]:
+            name = "braid" + " bf16" * half + said
+            ours[name] = braid_side(size, rows, guidance, half, way)[0]
     runs: dict[str, Callable[[], tuple[float, ...]]]
     runs = {name: (lambda run=run: timed(run)) for name, run in ours.items()}
     serving = ["--serve", size.name, str(rows), str(guidance), "--threads", str(threads)]
@@ -181,7 +183,7 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
 def main() -> None:
     """Measure, print and write."""
     asked = parser(__doc__, "the smallest size, few runs")
-    asked.add_argument("--plain", action="store_true", help="no compiled blocks")
+    asked.add_argument("--plain", action="store_true", help="nothing compiled")
     asked.add_argument("--bf16", action="store_true", help="bfloat16 in any case")
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)

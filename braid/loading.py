@@ -55,7 +55,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     quantise: str | None = None,
     offload: bool = False,
-    compile: bool = False,
+    compile: bool | str = False,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
@@ -74,8 +74,9 @@ def load(
         quantise: "int8" holds the weights of linear layers in 8 bits; None all of them as they are.
         offload: keep the transformer's blocks in the host's memory; each visits the device while
             it computes.
-        compile: compile the blocks when they are first called; for many calls, as the first take
-            tens of seconds.
+        compile: compile the blocks ("blocks", or True) when they are first called, or the whole
+            transformer with its weights as constants ("frozen"); for many calls, as the first take
+            tens of seconds, frozen minutes.
         revision: branch, tag or commit of a Hub id.
         token: of a Hub id that is not public.
         cache_dir: where models of the Hub are kept.
@@ -83,9 +84,15 @@ def load(
     """
     where, precision = choose(device), quantisation.dtype_of(dtype)
     quantisation.check(quantise)
-    if compile:
+    compiled = compiling.choose(compile)
+    if compiled is not None:
         if offload:
             raise BraidError("blocks that come and go cannot be compiled; drop offload or compile")
+        if compiled == "frozen" and quantise is not None:
+            raise BraidError(
+                f"weights that are constants would be unfolded from {quantise} again; drop "
+                'quantise, or use compile="blocks"'
+            )
         compiling.check(where)
     folder = _local(path)
     if revision is not None and (folder is not None or Path(path).exists()):
@@ -110,7 +117,7 @@ def load(
         lazy_torch.complete()  # other libraries' models are made on the meta device
         released = reading.load(folder, precision)
         laid = quantisation.lay_out(released.braid, where, None, quantise, offload)
-        return _pipeline(laid, released.experiment, folder, compile)
+        return _pipeline(laid, released.experiment, folder, compiled)
     experiment = settings.load_run(folder)
     states = storage.read_json(folder / "modalities.json")
     weights, newest = folder / "model.safetensors", None
@@ -131,18 +138,18 @@ def load(
         storage.adopt(braid, tensors, str(newest))
         adapting.merge(braid)
     laid = quantisation.lay_out(braid, where, precision, quantise, offload)
-    return _pipeline(laid, experiment, folder, compile, newest)
+    return _pipeline(laid, experiment, folder, compiled, newest)
 
 
 def _pipeline(
     braid: Braid,
     experiment: Experiment,
     folder: Path,
-    compile: bool,
+    compiled: str | None,
     checkpoint: Path | None = None,
 ) -> Pipeline:
-    if compile:
-        compiling.compile_blocks(braid)
+    if compiled is not None:
+        compiling.KINDS[compiled](braid)
     return Pipeline(braid, experiment, folder, checkpoint)
 
 

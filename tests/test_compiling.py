@@ -23,6 +23,11 @@ def is_compiled(model: torch.nn.Module) -> bool:
     return all(block._compiled_call_impl is not None for block in blocks)
 
 
+def is_frozen(model: torch.nn.Module) -> bool:
+    """Return whether the transformer goes through torch.compile."""
+    return "forward" in vars(model.get_submodule("transformer"))
+
+
 def compiler_is_there() -> bool:
     try:
         compiling.check(CPU)
@@ -54,6 +59,16 @@ def test_blocks_that_come_and_go_are_not_compiled(tmp_path):
         loading.load(tmp_path / "nothing", "cpu", compile=True, offload=True)
 
 
+def test_weights_in_8_bits_are_not_unfolded_into_constants(tmp_path):
+    with pytest.raises(BraidError, match=r'from int8 again; drop quantise, or use .*"blocks"'):
+        loading.load(tmp_path / "nothing", "cpu", compile="frozen", quantise="int8")
+
+
+def test_another_way_to_compile_is_refused(tmp_path):
+    with pytest.raises(BraidError, match="unknown compile 'froze'; did you mean 'frozen'"):
+        loading.load(tmp_path / "nothing", "cpu", compile="froze")
+
+
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
@@ -79,13 +94,14 @@ def test_a_compiled_step_has_the_plain_loss_and_gradient(paradigm):
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.parametrize("how", compiling.KINDS)
 @pytest.mark.parametrize("paradigm", ["fudoki", "transfusion"])
-def test_a_compiled_model_generates_what_the_plain_one_does(paradigm):
+def test_a_compiled_model_generates_what_the_plain_one_does(paradigm, how):
     plain = models.pipeline(paradigm)
     compiled = Pipeline(copy.deepcopy(plain.braid), plain.experiment)
-    compiling.compile_blocks(compiled.braid)
-    assert is_compiled(compiled.braid)
-    assert not is_compiled(plain.braid)
+    compiling.KINDS[how](compiled.braid)
+    assert is_compiled(compiled.braid) or is_frozen(compiled.braid)
+    assert not is_compiled(plain.braid) and not is_frozen(plain.braid)
     for words in ("row", "a row of words"):
         for name in models.drawn(paradigm):
             parts = [words, Hole(name)]
@@ -102,3 +118,58 @@ def test_the_embedded_model_is_loaded_compiled():
     parts = ["a red circle", Hole("image")]
     made = pipe(parts, steps=4, seed=0)[1]
     assert made.tobytes() == braid.load("mini", "cpu")(parts, steps=4, seed=0)[1].tobytes()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_frozen_models_of_one_shape_keep_their_own_weights():
+    def drawn(pipe):
+        return pipe.spans(pipe(["row", Hole("image")], steps=2, seed=1))[-1].tokens
+
+    one, other = (models.pipeline("transfusion") for _ in range(2))
+    with torch.no_grad():
+        for p in other.braid.parameters():
+            p.mul_(1.5)
+    plain = [drawn(pipe) for pipe in (one, other)]
+    for pipe in (one, other):
+        compiling.freeze(pipe.braid)
+    assert not torch.allclose(plain[0], plain[1], rtol=1e-2, atol=1e-2)
+    for pipe, tokens in zip((one, other), plain, strict=True):
+        torch.testing.assert_close(drawn(pipe), tokens, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        next(other.braid.transformer.parameters()).mul_(2)
+    torch.testing.assert_close(drawn(one), plain[0], rtol=1e-3, atol=1e-3)
+    with pytest.raises(BraidError, match="a weight changed .* load the model again"):
+        drawn(other)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_frozen_model_still_learns_and_shares_passes():
+    plain = models.stirred("transfusion", torch.float32)
+    frozen = copy.deepcopy(plain)
+    compiling.freeze(frozen)
+    batch = models.packed(plain, [[models.all_learned(plain)]])
+    losses = [model.loss(batch, 0).total for model in (plain, frozen)]
+    assert losses[0] == losses[1]
+    losses[1].backward()
+    assert all(p.grad is not None for p in frozen.transformer.parameters())
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_weights_that_learn_are_not_frozen_beside_a_frozen_model():
+    frozen, learning = (models.pipeline("transfusion") for _ in range(2))
+    parts = ["row", Hole("image")]
+    compiling.freeze(frozen.braid)
+    compiling.compile_blocks(learning.braid)
+    for pipe in (frozen, learning):
+        pipe(parts, steps=2, seed=1)
+    with torch.no_grad():
+        for p in learning.braid.parameters():
+            p.mul_(1.5)
+    plain = Pipeline(copy.deepcopy(learning.braid), learning.experiment)
+    for block in plain.braid.transformer.blocks:
+        block._compiled_call_impl = None
+    made = [pipe.spans(pipe(parts, steps=2, seed=1))[-1].tokens for pipe in (plain, learning)]
+    torch.testing.assert_close(made[1], made[0], rtol=1e-3, atol=1e-3)
