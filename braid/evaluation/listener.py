@@ -14,7 +14,8 @@ from torch import Tensor
 from braid.data.rows import require
 from braid.errors import BraidError
 from braid.modalities.codecs.mel import log_mel
-from braid.modalities.sounds import Sound, resample
+from braid.modalities.resampling import resample
+from braid.modalities.sounds import Sound
 
 FRAMES = 24
 """Log-mel frames that a clip of any length is brought to."""

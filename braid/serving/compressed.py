@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from braid.errors import BraidError
-from braid.modalities import sounds
+from braid.modalities import sound_files
 from braid.serving import sound_decoder
 
 _SECONDS = 20.0  # twice what the program may compute, as others compute too
 
 
 def decode(data: bytes, name: str, seconds: int) -> tuple[np.ndarray, int, int]:
-    """Decode FLAC, OGG or MP3; a `sounds.Decoder`.
+    """Decode FLAC, OGG or MP3; a `sound_files.Decoder`.
 
     Args:
         data: the file.
@@ -35,7 +35,7 @@ def decode(data: bytes, name: str, seconds: int) -> tuple[np.ndarray, int, int]:
     Raises:
         BraidError: the file is damaged, too long, or another kind of file; or there is no decoder.
     """
-    numbers = seconds * (sounds.MOST_NUMBERS // sounds.MOST_SECONDS)
+    numbers = seconds * (sound_files.MOST_NUMBERS // sound_files.MOST_SECONDS)
     program = [sys.executable, "-P", str(Path(sound_decoder.__file__)), str(seconds), str(numbers)]
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # they take memory each
     try:
@@ -56,7 +56,7 @@ def decode(data: bytes, name: str, seconds: int) -> tuple[np.ndarray, int, int]:
     line, _, samples = ran.stdout.partition(b"\n")
     head = json.loads(line)
     rate, channels, frames = head["rate"], head["channels"], head["frames"]
-    sounds.check_header(frames, channels, rate, name, seconds)
+    sound_files.check_header(frames, channels, rate, name, seconds)
     return np.frombuffer(samples, np.float32).reshape(-1, channels).copy(), rate, frames
 
 

@@ -13,7 +13,7 @@ import re
 from PIL import Image as PIL
 
 from braid.errors import BraidError
-from braid.modalities import pictures, sounds
+from braid.modalities import pictures, sound_files, sounds
 from braid.modalities.sounds import Sound
 from braid.serving import compressed, refusals
 from braid.serving.essentials import Essentials, essentials
@@ -183,7 +183,7 @@ def flac(sound: Sound, param: str = "response_format") -> bytes:
         Refusal: `soundfile` is not installed.
     """
     try:
-        soundfile = sounds.library(param)
+        soundfile = sound_files.import_soundfile(param)
     except BraidError as e:
         raise refusals.invalid(
             f"{param} 'flac' is not written by this server; use 'wav' or 'pcm'", param

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from braid.errors import BraidError
-from braid.modalities import sounds
-from braid.modalities.sounds import Sound, open_sound, resample
+from braid.modalities import sound_files
+from braid.modalities.resampling import resample
+from braid.modalities.sounds import Sound, open_sound
 
 RATE = 8000
 TONE = (0.5 * np.sin(np.arange(800) * 0.3)).astype(np.float32)
@@ -312,7 +313,7 @@ def test_a_rate_that_is_none_is_refused(rate):
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     file = tmp_path / "huge.wav"
     with file.open("wb") as sparse:
-        sparse.truncate(sounds.MOST_BYTES + 1)
+        sparse.truncate(sound_files.MOST_BYTES + 1)
     with pytest.raises(BraidError, match="bytes, more than"):
         open_sound(file, RATE)
 
