@@ -290,7 +290,14 @@ def draw(
     seed: Seed = 0,
     rows: Annotated[int, typer.Option("--rows", help="Pictures that are drawn together.")] = 64,
     device: Device = None,
+    dtype: Dtype = None,
     compile: Compile = False,
+    freeze: Annotated[
+        bool,
+        typer.Option(
+            "--freeze", help="Compile all with constant weights: minutes to start, fastest."
+        ),
+    ] = False,
 ) -> None:
     """Draw a benchmark's prompts into the folder that its evaluation reads; goes on by itself."""
     with importing():
@@ -309,7 +316,8 @@ def draw(
         seed,
         rows,
         device,
-        compile=compile,
+        dtype,
+        "frozen" if freeze else compile,
     ):
         print(line)
 

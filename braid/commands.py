@@ -402,14 +402,15 @@ def draw(
     seed: int = 0,
     rows: int = 64,
     device: str | None = None,
-    compile: bool = False,
+    dtype: str | None = None,
+    compile: bool | str = False,
 ) -> Iterator[str]:
     """Draw a benchmark's prompts, see `braid.clients.drawings.draw`; yields a line for each."""
     from braid import loading
     from braid.clients import drawings
 
     yield from drawings.draw(
-        loading.load(model, device, compile=compile),
+        loading.load(model, device, dtype=dtype, compile=compile),
         kind,
         prompts,
         out,

@@ -110,6 +110,7 @@ def draw(
     wanted = bench.read(prompts)
     settings = {"kind": kind, "model": model, "n": n, "steps": steps, "guidance": guidance}
     settings |= {"temperature": temperature, "seed": seed, "prompts": _named(wanted)}
+    settings["dtype"] = str(pipe.braid.transformer.norm.weight.dtype).removeprefix("torch.")
     _agree(out, settings)
     left = [p for p in wanted if not bench.done(out, p, n)]
     if len(left) < len(wanted):
@@ -151,7 +152,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write down the settings of a folder; refuse others than those it was begun with."""
     record = out.with_name(f"{out.name}.json")
     if record.is_file():
-        before = storage.read_json(record)
+        before = {"dtype": "float32"} | storage.read_json(record)
         changed = [k for k in settings if settings[k] != before.get(k)]
         if changed:
             k = changed[0]

@@ -153,11 +153,14 @@ def test_what_cannot_be_drawn_is_refused(pipe, geneval, dpg, tmp_path):
     assert not out.exists()
 
 
-def test_the_command_compiles_where_it_is_asked_to(pipe, geneval, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("option", ["--compile", "--freeze"])
+def test_the_command_compiles_where_it_is_asked_to(
+    option, pipe, geneval, tmp_path, capsys, monkeypatch
+):
     pipe.save(tmp_path / "model")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SystemExit) as e:
-        main(["draw", str(tmp_path / "model"), str(geneval), "--compile", "--device", "cpu"])
+        main(["draw", str(tmp_path / "model"), str(geneval), option, "--device", "cpu"])
     assert e.value.code == 2
     assert "'no-such-compiler'" in capsys.readouterr().err
 
@@ -170,3 +173,15 @@ def test_the_command_draws(pipe, geneval, tmp_path, capsys):
     assert not e.value.code
     assert capsys.readouterr().out.splitlines()[0] == "00000 row one"
     assert (tmp_path / "o" / "00002" / "samples" / "00000.png").is_file()
+    record = json.loads((tmp_path / "o.json").read_text())
+    assert record.pop("dtype") == "float32"
+    (tmp_path / "o.json").write_text(json.dumps(record))  # as it was before precisions were kept
+    again = ["draw", *arguments, "--steps", "2", "--out", str(tmp_path / "o"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as e:
+        main(again)
+    assert not e.value.code
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e:
+        main([*again, "--dtype", "bfloat16"])
+    assert e.value.code == 2
+    assert "begun with dtype 'float32', not 'bfloat16'" in " ".join(capsys.readouterr().err.split())
