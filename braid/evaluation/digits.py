@@ -52,20 +52,22 @@ def digits(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int =
     out = Evaluation(
         numbers={"held_out": len(held), "judge_accuracy": accuracy(judge(real), names)}
     )
-    _read(pipe, real, names, out)
+    _read(pipe, real, names, seed, out)
     if "image" in pipe.braid.strands:
         _draw(pipe, judge, config, seed, out)
         _spread(pipe, real, train_pictures, config, seed, out)
-        _infill(pipe, judge, real, names, config, out)
+        _infill(pipe, judge, real, names, config, seed, out)
         _refine(pipe, judge, real, names, config, seed, out)
     bits(
         pipe,
         [[_picture(pipe, p), n] for p, n in zip(real, names, strict=True)],
         "text",
         out.numbers,
+        seed=seed,
     )
     if "image" in pipe.braid.strands:
-        bits(pipe, [[n, p] for p, n in zip(real, names, strict=True)], "image", out.numbers)
+        documents = [[n, p] for p, n in zip(real, names, strict=True)]
+        bits(pipe, documents, "image", out.numbers, seed=seed)
     return out
 
 
@@ -83,10 +85,15 @@ def _picture(pipe: Pipeline, picture: Image.Image) -> object:
     return picture if "image" in pipe.braid.strands else Part("vision", picture)
 
 
-def _read(pipe: Pipeline, real: list[Image.Image], names: list[str], out: Evaluation) -> None:
-    said = [
-        p[1] for p in pipe.batch([[_picture(pipe, p), Hole("text")] for p in real], temperature=0.0)
-    ]
+def _read(
+    pipe: Pipeline, real: list[Image.Image], names: list[str], seed: int, out: Evaluation
+) -> None:
+    done = pipe.batch(
+        [[_picture(pipe, p), Hole("text")] for p in real],
+        temperature=0.0,
+        seeds=range(seed, seed + len(real)),
+    )
+    said = [p[1] for p in done]
     out.numbers["caption_accuracy"] = accuracy(said, names)
     rows = [
         (f"{a}" if a == b else f"{a} (is {b})", p)
@@ -152,6 +159,7 @@ def _infill(
     real: list[Image.Image],
     names: list[str],
     config: EvaluateConfig,
+    seed: int,
     out: Evaluation,
 ) -> None:
     keep = np.zeros((real[0].height, real[0].width), bool)
@@ -160,6 +168,7 @@ def _infill(
         [[n, Hole("image", draft=p, keep=keep)] for n, p in zip(names, real, strict=True)],
         steps=config.steps,
         guidance=config.guidance,
+        seeds=range(seed, seed + len(real)),
     )
     filled = [p[1] for p in done]
     out.numbers["infilled_accuracy"] = accuracy(judge(filled), names)
@@ -187,8 +196,10 @@ def _refine(
         out.numbers["refined_accuracy_note"] = "decoding token by token cannot revise a draft"
         return
     holes = [Hole("image", draft=p, start=REFINE_FROM) for p in damaged]
-    told = pipe.batch([[n, h] for n, h in zip(names, holes, strict=True)], steps=config.steps)
-    alone = pipe.batch([[h] for h in holes], steps=config.steps)
+    seeds = range(seed, seed + len(real))
+    named = [[n, h] for n, h in zip(names, holes, strict=True)]
+    told = pipe.batch(named, steps=config.steps, seeds=seeds)
+    alone = pipe.batch([[h] for h in holes], steps=config.steps, seeds=seeds)
     refined = [p[-1] for p in told]
     out.numbers["refined_accuracy"] = after = accuracy(judge(refined), names)
     out.numbers["refinement_gain"] = after - before

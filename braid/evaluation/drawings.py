@@ -200,7 +200,8 @@ def _pixels(raw: object, maker: Image | CodedImage) -> np.ndarray:
 def _caption(run: _Run, parts: Sequence[Part], real: Captioned) -> None:
     """Caption held-out pictures, and compare with what was written."""
     asked = [[p, Hole("text")] for p in parts]
-    said = [p[-1] for p in run.pipe.batch(asked, temperature=0.0, rows=64)]
+    seeds = range(run.seed, run.seed + len(asked))
+    said = [p[-1] for p in run.pipe.batch(asked, temperature=0.0, seeds=seeds, rows=64)]
     numbers = run.out.numbers
     numbers |= exact_match(said, real.captions).numbers("caption_accuracy")
     numbers |= bleu(said, real.captions).numbers("caption_bleu")
@@ -216,7 +217,8 @@ def _caption(run: _Run, parts: Sequence[Part], real: Captioned) -> None:
 def _score(run: _Run, documents: Sequence[list], name: str) -> None:
     """Add the nats and bits of the last part of each document, given the other."""
     scored = [run.pipe.document(parts) for parts in documents]
-    found, numbers, maker = nats(run.pipe.braid, scored), run.out.numbers, run.maker
+    found = nats(run.pipe.braid, scored, seed=run.seed)
+    numbers, maker = run.out.numbers, run.maker
     sizes = {"symbol": found.symbols.numpy()}
     if name == "image":
         sizes["dimension"] = np.full(len(scored), maker.height * maker.width * maker.channels)

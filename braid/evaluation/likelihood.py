@@ -17,15 +17,16 @@ def bits(
     name: str,
     numbers: dict[str, Number],
     times: int = 16,
+    seed: int = 0,
 ) -> None:
     """Score the last part of each document given the others.
 
     Adds NAME_nats, NAME_bits_per_symbol and NAME_likelihood.
 
     Nats are of a whole part; symbols are text symbols with the closing one, or the numbers of a
-    picture.
+    picture. `seed` is of a bound's times and noise.
     """
-    result = nats(pipe.braid, [pipe.document(parts) for parts in documents], times)
+    result = nats(pipe.braid, [pipe.document(parts) for parts in documents], times, seed)
     numbers[f"{name}_likelihood"] = result.kind
     if result.kind == "none":
         numbers |= {f"{name}_nats": None, f"{name}_bits_per_symbol": None}

@@ -86,7 +86,7 @@ def _digits(
     seeds = range(seed, seed + len(rows))
     pictures = [Part("image", r["image"]) for r in rows]
     clips = [Part("audio", r["audio"]) for r in rows]
-    captions = ask([[p, Hole("text")] for p in pictures], temperature=0.0)
+    captions = ask([[p, Hole("text")] for p in pictures], temperature=0.0, seeds=seeds)
     show("digit_caption_accuracy", [word(c, -1) for c in captions])
     drawn = ask([[r["caption"], Hole("image")] for r in rows], seeds=seeds, **drawing)
     show("digit_drawn_accuracy", judge([_small(p) for p in drawn]))

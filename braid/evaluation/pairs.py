@@ -48,10 +48,12 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
     pictures, captions = [p.picture for p in found], [p.caption for p in found]
     out = Evaluation(numbers={"held_out": len(pictures), "left_out": left_out})
     if "text" in strands and strands["text"].process is not None:
-        said = [
-            p[1]
-            for p in pipe.batch([[Part(reads, p), Hole("text")] for p in pictures], temperature=0.0)
-        ]
+        done = pipe.batch(
+            [[Part(reads, p), Hole("text")] for p in pictures],
+            temperature=0.0,
+            seeds=range(seed, seed + len(pictures)),
+        )
+        said = [p[1] for p in done]
         out.numbers["caption_accuracy"] = accuracy(said, captions)
         rows = list(zip(said, pictures, strict=True))[:16]
         out.panels["Captions of held-out pictures"] = [
@@ -62,10 +64,12 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
             [[Part(reads, p), c] for p, c in zip(pictures, captions, strict=True)],
             "text",
             out.numbers,
+            seed=seed,
         )
     if reads == "image" and strands["image"].process is not None:
         _draw(pipe, found, config, seed, out)
-        bits(pipe, [[c, p] for p, c in zip(pictures, captions, strict=True)], "image", out.numbers)
+        documents = [[c, p] for p, c in zip(pictures, captions, strict=True)]
+        bits(pipe, documents, "image", out.numbers, seed=seed)
     return out
 
 

@@ -39,8 +39,8 @@ def scenes_suite(
     for split in TESTS:
         test = scenes(count, SEED, split)
         rows = [test[i] for i in range(count)]
-        _caption(pipe, rows, split, out)
-        _answer(pipe, rows, split, out)
+        _caption(pipe, rows, split, seed, out)
+        _answer(pipe, rows, split, seed, out)
         if not draws:
             continue
         for objects in (1, 2, 3):
@@ -56,12 +56,13 @@ def _read(pipe: Pipeline, picture: object) -> object:
     return picture if "image" in pipe.braid.strands else Part("vision", picture)
 
 
-def _ask(pipe: Pipeline, documents: list[list[Any]]) -> list[str]:
-    return [p[-1] for p in pipe.batch(documents, temperature=0.0)]
+def _ask(pipe: Pipeline, documents: list[list[Any]], seed: int) -> list[str]:
+    seeds = range(seed, seed + len(documents))
+    return [p[-1] for p in pipe.batch(documents, temperature=0.0, seeds=seeds)]
 
 
-def _caption(pipe: Pipeline, rows: Sequence[dict], split: str, out: Evaluation) -> None:
-    said = _ask(pipe, [[_read(pipe, r["image"]), Hole("text")] for r in rows])
+def _caption(pipe: Pipeline, rows: Sequence[dict], split: str, seed: int, out: Evaluation) -> None:
+    said = _ask(pipe, [[_read(pipe, r["image"]), Hole("text")] for r in rows], seed)
     true = [r["text"] for r in rows]
     out.numbers |= exact_match(said, true).numbers(f"{split}_caption_accuracy")
     shown = [
@@ -71,8 +72,9 @@ def _caption(pipe: Pipeline, rows: Sequence[dict], split: str, out: Evaluation) 
     out.panels[f"Captions, {split} combinations"] = [shown[i : i + 6] for i in (0, 6)]
 
 
-def _answer(pipe: Pipeline, rows: Sequence[dict], split: str, out: Evaluation) -> None:
-    said = _ask(pipe, [[_read(pipe, r["image"]), r["question"], Hole("text")] for r in rows])
+def _answer(pipe: Pipeline, rows: Sequence[dict], split: str, seed: int, out: Evaluation) -> None:
+    asked = [[_read(pipe, r["image"]), r["question"], Hole("text")] for r in rows]
+    said = _ask(pipe, asked, seed)
     true = [r["answer"] for r in rows]
     out.numbers |= exact_match(said, true).numbers(f"{split}_answer_accuracy")
     shown = [

@@ -81,12 +81,12 @@ def judge_speech(
     rows, left_out = readable(pipe, held_out, config.limit or len(held_out))
     texts = [r["text"] for r in rows]
     out = Evaluation(numbers={"held_out": len(rows), "left_out": left_out})
-    said = [
-        p[-1]
-        for p in pipe.batch(
-            [[Part("audio", r["audio"]), Hole("text")] for r in rows], temperature=0
-        )
-    ]
+    done = pipe.batch(
+        [[Part("audio", r["audio"]), Hole("text")] for r in rows],
+        temperature=0,
+        seeds=range(seed, seed + len(rows)),
+    )
+    said = [p[-1] for p in done]
     out.numbers |= exact_match(said, texts).numbers("transcript_accuracy")
     out.numbers |= word_error_rate(said, texts).numbers("word_error_rate")
     for name, place in PLACES.items():
