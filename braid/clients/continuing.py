@@ -161,8 +161,13 @@ class Continuing:
         alike: dict[tuple[Wish, bool], list[int]] = {}
         for i, wish in enumerate(wishes):
             alike.setdefault((wish, bool(len(given[i]))), []).append(i)
-        for (wish, _), members in alike.items():
+        for (wish, seen), members in alike.items():
             (n,) = self._text.hole_shape(wish.tokens, self._strand.causal)
+            if self._room(n + seen) < n + seen:
+                raise BraidError(
+                    f"{n} tokens to write leave no room for a context in a length of "
+                    f"{self.length}; write fewer (max_gen_toks), or allow more (max_length)"
+                )
             for batch in _batches([len(given[i]) for i in members], self.rows):
                 chosen = [members[i] for i in batch]
                 some = [self._cut(given[i], n) for i in chosen]
@@ -182,6 +187,11 @@ class Continuing:
 
     def _parted(self, context: str, continuation: str) -> _Cut:
         """Return the tokens of context and continuation."""
+        if not continuation:
+            raise BraidError(
+                f"the continuation of {context[-40:]!r} is empty, so there is nothing to score; "
+                "leave it out"
+            )
         if self.turns:
             parts = [context, continuation] if context.strip() else [continuation]
             *given, last = self.pipe.spans(parts)

@@ -149,10 +149,11 @@ def wish(options: Mapping[str, Any], tokens: int) -> Wish:
             )
     until = options.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
-    temperature = float(options.get("temperature") or 0.0)
-    sample = options.get("do_sample", temperature > 0)
+    given = options.get("temperature")
+    sample = options.get("do_sample", bool(given))
+    temperature = 1.0 if given is None else float(given)  # 0 is greedy, whatever do_sample says
     most = options.get("max_gen_toks") or options.get("max_new_tokens") or tokens
-    return Wish(int(most), tuple(s for s in stops if s), (temperature or 1.0) if sample else 0.0)
+    return Wish(int(most), tuple(s for s in stops if s), temperature if sample else 0.0)
 
 
 def _there(device: str | None) -> str | None:

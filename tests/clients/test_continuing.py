@@ -194,6 +194,22 @@ def test_options_below_one_are_refused(option):
         of("showo", **{option: 0})
 
 
+@pytest.mark.parametrize("paradigm", ["showo", "mmada"])
+def test_a_context_is_never_dropped_to_make_room_for_what_is_written(paradigm):
+    model = of(paradigm, length=24, steps=1)
+    with pytest.raises(BraidError, match="24 tokens to write leave no room for a context in a len"):
+        model.texts(["", "row"], [Wish(24)] * 2)
+    assert len(model.texts([""], [Wish(24)])) == 1
+    with pytest.raises(BraidError, match="48 tokens to write .* length of 24; write fewer"):
+        model.texts([""], [Wish(48)])
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_an_empty_continuation_is_refused(turns):
+    with pytest.raises(BraidError, match="empty"):
+        of("showo", turns=turns).likelihoods([("row", "")])
+
+
 def test_a_text_that_fills_no_blocks_is_refused():
     with pytest.raises(BraidError, match="does not fill the blocks of 2 .* use turns"):
         of("blockdiff").likelihoods([("", "QQQ")])

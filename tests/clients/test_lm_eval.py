@@ -186,6 +186,7 @@ def test_options_of_a_task_become_a_wish():
     assert wish({"do_sample": True}, 9).temperature == 1.0
     assert wish({"do_sample": True, "temperature": 0.5}, 9).temperature == 0.5
     assert wish({"do_sample": False, "temperature": 0.5, "top_p": 1.0}, 9).temperature == 0.0
+    assert wish({"do_sample": True, "temperature": 0.0}, 9).temperature == 0.0
     with pytest.raises(BraidError, match=r"generation_kwargs top_k=5 is not supported"):
         wish({"top_k": 5}, 9)
 
