@@ -178,8 +178,7 @@ def evaluate(
         quiet: print nothing.
     """
     from braid import loading, parallel
-    from braid.data import open_data, open_source
-    from braid.evaluation import check_data
+    from braid.evaluation import open_held_out
 
     parallel.alone("evaluation")
     if limit is not None and limit < 1:
@@ -189,13 +188,7 @@ def evaluate(
     experiment = pipe.experiment.model_copy(
         update={"evaluate": pipe.experiment.evaluate.model_copy(update=changes)}
     )
-    if data:
-        check_data(experiment.evaluate.suite, data)
-    held_out = (
-        open_source(data, experiment.data.columns)
-        if data
-        else open_data(experiment.data, experiment.seed).held_out
-    )
+    held_out = open_held_out(experiment, data)
     console = Console(quiet=quiet)
     out = Path(run) if Path(run).is_dir() else Path("runs") / run  # of an embedded model
     numbers = _evaluate(pipe, experiment, out, held_out, seed).numbers

@@ -20,6 +20,7 @@ from PIL import Image as PIL
 import braid
 from braid import checkpoints, storage
 from braid.cli import main
+from braid.evaluation import open_held_out
 from tests.laws import models
 
 TRAIN = ["train", "toy", *models.SMALL, "train.steps=2", "train.batch=4", "train.warmup=1"]
@@ -305,6 +306,17 @@ def test_data_that_a_suite_never_reads_is_refused(run, here, capsys):
     (here / "text.csv").write_text("text,id\nrow one,1\n")
     line = refused(capsys, "evaluate", run, "--suite", "scenes", "--data", "text.csv")
     assert "the suite scenes makes its own scenes and would never read 'text.csv'" in line
+
+
+def test_a_suite_that_makes_its_own_data_needs_no_other(here):
+    experiment = braid.load("mini", "cpu").experiment
+    scenes = experiment.evaluate.model_copy(update={"suite": "scenes"})
+    assert len(open_held_out(experiment.model_copy(update={"evaluate": scenes})))
+
+
+def test_a_misspelt_suite_is_named_before_data_is_looked_for(here, capsys):
+    line = refused(capsys, "evaluate", "mini", "--suite", "scene")
+    assert "unknown evaluation suite 'scene'; did you mean 'scenes'?" in line
 
 
 def test_a_finished_run_says_that_its_budget_is_spent(run, capsys):

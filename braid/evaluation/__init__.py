@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from braid.config import EvaluateConfig, Experiment
+from braid.config import DataConfig, EvaluateConfig, Experiment
+from braid.data import open_data, open_source
 from braid.data.sources import Source
 from braid.errors import BraidError, unknown
 from braid.evaluation.digits import digits
@@ -31,13 +32,23 @@ SUITES: dict[str, Suite] = {
 }
 
 
-def check_data(name: str, data: str) -> None:
-    """Refuse data that a suite would never read."""
-    if suite(name) is scenes_suite:
-        raise BraidError(
-            f"the suite {name} makes its own scenes and would never read {data!r}; leave the data "
-            "out, or choose another suite"
-        )
+def open_held_out(experiment: Experiment, data: str | None = None) -> Source:
+    """Open what an experiment's suite reads: `data`, or else the experiment's held-out rows.
+
+    Raises:
+        BraidError: the suite is unknown, or would never read `data`.
+    """
+    name = experiment.evaluate.suite
+    if suite(name) is scenes_suite:  # a model can be measured where its training data is not
+        if data is not None:
+            raise BraidError(
+                f"the suite {name} makes its own scenes and would never read {data!r}; leave the "
+                "data out, or choose another suite"
+            )
+        return open_data(DataConfig(source="scenes"), experiment.seed).held_out
+    if data is not None:
+        return open_source(data, experiment.data.columns)
+    return open_data(experiment.data, experiment.seed).held_out
 
 
 def suite(name: str) -> Suite:
@@ -54,4 +65,4 @@ def run_suite(
     return suite(experiment.evaluate.suite)(pipe, held_out, experiment.evaluate, seed)
 
 
-__all__ = ["SUITES", "Evaluation", "check_data", "run_suite", "suite"]
+__all__ = ["SUITES", "Evaluation", "open_held_out", "run_suite", "suite"]
