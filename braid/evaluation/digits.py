@@ -15,7 +15,7 @@ from braid.data.sources import digits as real_digits
 from braid.errors import BraidError
 from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.likelihood import bits
-from braid.evaluation.quality import Judge, accuracy, frechet_distance, pixels
+from braid.evaluation.quality import Judge, accuracy, frechet_distance, pixels, shuffled
 from braid.modalities import open_picture
 from braid.parts import Hole, Part
 from braid.pipeline import Pipeline
@@ -37,10 +37,12 @@ def digits(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int =
     Drawings are judged by a classifier trained on real digits.
     """
     need_fields(held_out, ("image", "text"), "digits")
-    held = [held_out[i] for i in range(min(len(held_out), config.limit or len(held_out)))]
+    # neighbours are of one writer; in their own order, all of them are always the same
+    chosen = sorted(shuffled(len(held_out))[: config.limit])
+    held = [held_out[i] for i in chosen]
     real = [open_picture(r["image"]) for r in held]
     names = [r["text"] for r in held]
-    for i, picture in enumerate(real):
+    for i, picture in zip(chosen, real, strict=True):
         _judged(picture, f"{held_out.describe(i)}: the picture is")
     if "image" in pipe.braid.strands:
         modality = pipe.braid.strand("image").modality
@@ -146,8 +148,12 @@ def _spread(
         [[n, Hole("image")] for n in asked], steps=32, seeds=range(first, first + len(asked))
     )
     drawn = pixels([p[1] for p in done])
-    out.numbers["frechet_distance"] = frechet_distance(drawn, pixels(real))
     out.numbers["frechet_distance_to_training"] = frechet_distance(drawn, pixels(train))
+    if len(real) < 2:
+        out.numbers |= dict.fromkeys(("frechet_distance", "frechet_floor"))
+        out.numbers["frechet_distance_note"] = "one held-out picture has no spread to compare"
+        return
+    out.numbers["frechet_distance"] = frechet_distance(drawn, pixels(real))
     # as many, on which the distance depends; neighbours are of one writer
     some = np.random.default_rng(seed).permutation(len(train))[: len(drawn)]
     out.numbers["frechet_floor"] = frechet_distance(pixels(train)[some], pixels(real))

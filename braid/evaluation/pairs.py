@@ -14,7 +14,7 @@ from braid.data.sources import Source
 from braid.errors import BraidError
 from braid.evaluation.evaluation import Evaluation
 from braid.evaluation.likelihood import bits
-from braid.evaluation.quality import accuracy, frechet_distance, pixels
+from braid.evaluation.quality import accuracy, frechet_distance, pixels, shuffled
 from braid.modalities import Vision
 from braid.parts import Hole, Part
 from braid.pipeline import Pipeline
@@ -74,12 +74,12 @@ def pairs(pipe: Pipeline, held_out: Source, config: EvaluateConfig, seed: int = 
 
 
 def _read(pipe: Pipeline, held_out: Source, reads: str, limit: int) -> tuple[list[Pair], int]:
-    """Return the rows that the model can read, and the number left out."""
+    """Return rows from all over a source that the model can read, and the number left out."""
     modality = pipe.braid.strand(reads).modality
     picture = modality.picture if isinstance(modality, Vision) else modality
     text = pipe.braid.strand("text").modality
     found, left_out = [], 0
-    for i in range(len(held_out)):
+    for i in shuffled(len(held_out)):
         try:
             row = held_out[i]
             tokens, shape = picture.tokenise(row["image"])

@@ -50,10 +50,10 @@ def test_each_picture_is_read_and_drawn_in_its_own_shape(any_shape):
     options = SMALL.model_copy(update={"limit": 5})
     out = pairs(any_shape, Examples("some", columns), options)
     assert (out.numbers["held_out"], out.numbers["left_out"]) == (4, 1)
-    cells = out.panels["Captions of held-out pictures"][0]
-    assert [p.size for _, p in cells] == [(16, 4), (6, 10), (8, 8), (4, 4)]  # in whole tokens
+    sizes = [p.size for _, p in out.panels["Captions of held-out pictures"][0]]
+    assert sorted(sizes) == [(4, 4), (6, 10), (8, 8), (16, 4)]  # in whole tokens
     for title in ("Drawn from held-out captions", "The real pictures"):
-        assert [p.size for _, p in out.panels[title][0]] == [(16, 4), (6, 10), (8, 8)]
+        assert [p.size for _, p in out.panels[title][0]] == sizes[:3]
     assert out.numbers["frechet_distance"] is None
     assert np.isfinite(out.numbers["image_bits_per_symbol"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from braid.config import EvaluateConfig
@@ -54,3 +55,31 @@ def test_the_seed_is_that_of_everything_random(name, monkeypatch):
         bounds.append([numbers[f"{n}_nats"] for n in ("text", "image")])
         asked.clear()
     assert all(a != b for a, b in zip(*bounds, strict=True))
+
+
+def by_class(n: int, size: int) -> Source:
+    """Return as many black pictures of "one" as white ones of "two" behind them."""
+    pictures = [np.full((size, size), value, np.uint8) for value in (0, 255) for _ in range(n)]
+    return Examples("sorted", {"image": pictures, "text": ["one"] * n + ["two"] * n})
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("digits", 8, marks=SLOW), pytest.param("pairs", 4)]
+)
+def test_a_few_rows_are_from_all_over_the_data(name, size):
+    made = models.pipeline("llava") if name == "pairs" else CASES[name][0]()
+    few = SMALL.model_copy(update={"limit": 8})
+    panels = suite(name)(made, by_class(50, size), few).panels
+    title = next(t for t in panels if "held-out" in t)
+    assert {np.asarray(p).max() for row in panels[title] for _, p in row} == {0, 255}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_one_held_out_row_is_measured(name):
+    model, data = CASES[name]
+    out = suite(name)(model(), data(), SMALL.model_copy(update={"limit": 1}))
+    assert out.numbers["held_out"] == 1
+    if name == "digits":
+        assert out.numbers["frechet_distance"] is out.numbers["frechet_floor"] is None
+        assert out.numbers["frechet_distance_to_training"] > 0
