@@ -48,7 +48,15 @@ FACTS = {
 TOLD = ("train_steps", "train_tokens", "optimizer", "learning_rate", "parameters")
 """Facts that a report has under the same name."""
 
-NOT_NUMBERS = ("experiment", "rule", "strands", "train_seconds", "train_flops", *FACTS)
+NOT_NUMBERS = (
+    "experiment",
+    "rule",
+    "strands",
+    "evaluation",
+    "train_seconds",
+    "train_flops",
+    *FACTS,
+)
 """Keys of a report that are no measurements, or are told as facts."""
 
 HEAD = """# Results

@@ -62,7 +62,11 @@ def run_suite(
     pipe: Pipeline, experiment: Experiment, held_out: Source, seed: int = 0
 ) -> Evaluation:
     """Measure a model on held-out data with its experiment's suite."""
-    return suite(experiment.evaluate.suite)(pipe, held_out, experiment.evaluate, seed)
+    chosen = experiment.evaluate
+    result = suite(chosen.suite)(pipe, held_out, chosen, seed)
+    # a folder of this machine says nothing to others
+    result.settings = {"data": held_out.name, "seed": seed, **chosen.model_dump(exclude={"judge"})}
+    return result
 
 
 __all__ = ["SUITES", "Evaluation", "open_held_out", "run_suite", "suite"]

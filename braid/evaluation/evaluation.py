@@ -24,9 +24,11 @@ class Evaluation:
         panels: title -> rows of (caption, picture) to show.
         trajectory: a generation with its frames, and the number of the part that was generated.
         sounds: title -> (caption, clip) to listen to.
+        settings: what the numbers depend on besides the model: suite, data, seed and options.
     """
 
     numbers: dict[str, Number] = field(default_factory=dict)
     panels: dict[str, list[list[tuple[str, Image.Image]]]] = field(default_factory=dict)
     trajectory: tuple[Parts, int] | None = None
     sounds: dict[str, list[tuple[str, Sound]]] = field(default_factory=dict)
+    settings: dict[str, Number] = field(default_factory=dict)

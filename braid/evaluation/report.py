@@ -75,12 +75,12 @@ def write(out: Path, experiment: Experiment, result: Evaluation) -> Path:
         the path of report.html.
     """
     storage.writable(out)
-    facts = {**result.numbers, **about(experiment)}
+    facts = {**result.numbers, **about(experiment), "evaluation": result.settings}
     write_json(out / "report.json", facts)
     sheets.save(out / "panels", result.panels)
     numbers = result.numbers
     body = [
-        _head(experiment, numbers),
+        _head(experiment, result),
         element("div", headline(numbers), class_="tiles"),
         element("section", _strands(experiment)),
         loss_section(out / "metrics.jsonl"),
@@ -143,14 +143,25 @@ def footer() -> Html:
     return element("footer", f"{made}; {os.cpu_count()} processors, {machine()}")
 
 
-def _head(experiment: Experiment, numbers: Numbers) -> Html:
+def _head(experiment: Experiment, result: Evaluation) -> Html:
     eyebrow = element("p", "Report of a training run", class_="eyebrow")
     return element(
         "header",
         eyebrow,
         element("h1", experiment.name),
         element("p", processes(experiment), class_="lead"),
-        element("p", summary(experiment, numbers)),
+        element("p", summary(experiment, result.numbers)),
+        element("p", measured(result.settings)) if result.settings else None,
+    )
+
+
+def measured(settings: Numbers) -> str:
+    """Return in one sentence how the numbers were measured."""
+    limit = settings.get("limit")
+    most = f", at most {html.plain(limit)} examples" if limit else ""
+    return (
+        f"It was measured by the suite {settings.get('suite')} on the data "
+        f"{settings.get('data')!r}{most}, with seed {settings.get('seed')}."
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ from braid.config import EvaluateConfig
 from braid.data.sources import Examples, Source
 from braid.data.sources import digits as real_digits
 from braid.data.synthetic import toy
-from braid.evaluation import suite
+from braid.evaluation import report, run_suite, suite
 from braid.pipeline import Pipeline
 from tests.evaluation.test_digits import untrained
 from tests.laws import models
@@ -83,3 +86,15 @@ def test_one_held_out_row_is_measured(name):
     if name == "digits":
         assert out.numbers["frechet_distance"] is out.numbers["frechet_floor"] is None
         assert out.numbers["frechet_distance_to_training"] > 0
+
+
+def test_a_report_says_what_was_measured_and_how(tmp_path):
+    pipe = models.pipeline("llava")
+    given = {"evaluate": SMALL.model_copy(update={"suite": "pairs", "judge": "/home/me"})}
+    experiment = pipe.experiment.model_copy(update=given)
+    path = report.write(tmp_path, experiment, run_suite(pipe, experiment, unlabelled(), 7))
+    told = json.loads((tmp_path / "report.json").read_text())["evaluation"]
+    assert (told["suite"], told["data"], told["seed"], told["limit"]) == ("pairs", "toy", 7, 2)
+    assert told["guidance"] == SMALL.guidance and "/home/me" not in told.values()
+    page = html.unescape(path.read_text(encoding="utf-8"))
+    assert "the suite pairs on the data 'toy', at most 2 examples, with seed 7." in page
