@@ -127,8 +127,24 @@ def _head(
 
 
 def _table(results: Mapping[str, Numbers]) -> Html:
-    rows = [_row(r, results) for r in ROWS if any(r.name in n for n in results.values())]
+    rows = [_row(r, results) for r in rows_of(results)]
     return html.table(["", *results], rows, "sheet")
+
+
+def rows_of(results: Mapping[str, Numbers]) -> list[Row]:
+    """Return the rows that the results fill: the known ones, then the others under their names."""
+    known = [row for row in ROWS if any(row.name in n for n in results.values())]
+    named = {row.name for row in known}
+    found = dict.fromkeys(name for n in results.values() for name in n)
+    others = [name for name in found if name not in named and _measured(name, results)]
+    return [*known, *(Row(name, name, report.MEANING.get(name, "")) for name in others)]
+
+
+def _measured(name: str, results: Mapping[str, Numbers]) -> bool:
+    """Whether a name is of a measurement of its own, and not of an interval's end."""
+    if name.startswith("train_") or name.endswith(("_low", "_high")):
+        return False
+    return any(isinstance(n.get(name), int | float) for n in results.values())
 
 
 def _row(row: Row, results: Mapping[str, Numbers]) -> list[Html]:

@@ -231,6 +231,15 @@ def test_the_best_is_marked_only_among_equals():
     assert compare.winners(reads, {"a": BOUND, "b": BOUND}) == set()
 
 
+def test_numbers_of_every_suite_are_compared(tmp_path):
+    own = {"seen_drawn_1": 0.625, "seen_drawn_1_low": 0.5, "seen_drawn_1_high": 0.75, "of": "100"}
+    text, _ = compared(tmp_path, fudoki=BOUND | own, chameleon=EXACT | {"train_steps": 9})
+    texts = Page(text).texts
+    assert "seen_drawn_1" in texts and "0.625" in texts
+    assert not {"seen_drawn_1_low", "of", "train_steps", "text_likelihood"} & set(texts)
+    assert texts.count("Reads") == 2  # in the table, and in its chart
+
+
 def test_budgets_have_no_winner():
     rows = [r for r in compare.ROWS if r.name.startswith(("train_", "parameters"))]
     results = {"a": {r.name: 1.0 for r in rows}, "b": {r.name: 2.0 for r in rows}}
