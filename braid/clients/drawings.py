@@ -111,7 +111,7 @@ def draw(
     settings = {"kind": kind, "model": model, "n": n, "steps": steps, "guidance": guidance}
     settings |= {"temperature": temperature, "seed": seed, "prompts": _named(wanted)}
     settings["dtype"] = str(pipe.braid.transformer.norm.weight.dtype).removeprefix("torch.")
-    _agree(out, settings)
+    record = _agree(out, settings)
     left = [p for p in wanted if not bench.done(out, p, n)]
     if len(left) < len(wanted):
         yield f"{len(wanted) - len(left)} of {len(wanted)} prompts are drawn already"
@@ -126,6 +126,8 @@ def draw(
             seeds=[_seed(seed, p.name, j) for p in chunk for j in range(n)],
             rows=rows,
         )
+        # not before: what cannot be drawn with these settings would hold the folder to them
+        storage.write_json(record, settings)
         for i, prompt in enumerate(chunk):
             bench.write(out, prompt, [parts[-1] for parts in made[i * n : (i + 1) * n]])
             yield f"{prompt.name} {prompt.text}"
@@ -148,8 +150,8 @@ def _text(path: Path) -> str:
         raise BraidError(f"{str(path)!r} cannot be read as UTF-8 ({e}); save it as that") from e
 
 
-def _agree(out: Path, settings: dict[str, Any]) -> None:
-    """Write down the settings of a folder; refuse others than those it was begun with."""
+def _agree(out: Path, settings: dict[str, Any]) -> Path:
+    """Return where a folder's settings stand; refuse others than those it was begun with."""
     record = out.with_name(f"{out.name}.json")
     if record.is_file():
         before = {"dtype": "float32"} | storage.read_json(record)
@@ -161,7 +163,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
                 "another folder, or remove this one and its .json"
             )
     storage.writable(out)
-    storage.write_json(record, settings)
+    return record
 
 
 def _read_geneval(path: Path) -> list[Prompt]:
@@ -170,14 +172,19 @@ def _read_geneval(path: Path) -> list[Prompt]:
         raise BraidError(f"{str(path)!r} is no file; give GenEval's evaluation_metadata.jsonl")
     prompts = []
     lines = _text(path).split("\n")  # other ends of lines may stand within a string of JSON
-    for i, line in enumerate(x for x in lines if x.strip()):
+    for i, line in enumerate(lines):
+        if not line.strip():
+            continue
         try:
             value = json.loads(line)
         except ValueError as e:
             raise BraidError(f"{str(path)!r}, line {i + 1}: this is no JSON ({e})") from e
-        if not isinstance(value, dict) or not str(value.get("prompt") or "").strip():
-            raise BraidError(f"{str(path)!r}, line {i + 1} has no 'prompt'; got {line[:80]!r}")
-        prompts.append(Prompt(f"{i:05}", value["prompt"], value))
+        text = value.get("prompt") if isinstance(value, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise BraidError(
+                f"{str(path)!r}, line {i + 1} has no 'prompt' of text; got {line[:80]!r}"
+            )
+        prompts.append(Prompt(f"{len(prompts):05}", text, value))
     return _some(prompts, path)
 
 

@@ -110,6 +110,12 @@ def test_a_folder_of_other_settings_is_refused(pipe, geneval, tmp_path):
     assert files(tmp_path) == before
 
 
+def test_settings_that_drew_nothing_hold_a_folder_to_nothing(pipe, geneval, tmp_path):
+    with pytest.raises(BraidError, match="guidance -1"):
+        list(draw(pipe, "geneval", geneval, tmp_path / "out", n=1, steps=2, guidance=-1.0))
+    assert len(list(draw(pipe, "geneval", geneval, tmp_path / "out", n=1, steps=2))) == len(LINES)
+
+
 def test_a_folder_of_other_prompts_is_refused(pipe, geneval, tmp_path):
     list(draw(pipe, "geneval", geneval, tmp_path / "out", n=1, steps=2))
     geneval.write_text(geneval.read_text().replace("row one", "row two"))
@@ -130,6 +136,7 @@ def test_any_seed_and_any_character_is_taken(pipe, tmp_path):
 WRONG = [
     ('{"prompt": "row"}\n{"tag": 1}\n', "line 2 has no 'prompt'"),
     ('{"prompt": "row"}\nrow\n', "line 2: this is no JSON"),
+    ('{"prompt": "row"}\n\n{"prompt": 5}\n', "line 3 has no 'prompt' of text"),
     ("\n", "holds no prompts"),
 ]
 
