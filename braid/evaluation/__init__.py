@@ -5,6 +5,7 @@ A file, and a line in SUITES.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from braid.config import DataConfig, EvaluateConfig, Experiment
@@ -61,12 +62,24 @@ def suite(name: str) -> Suite:
 def run_suite(
     pipe: Pipeline, experiment: Experiment, held_out: Source, seed: int = 0
 ) -> Evaluation:
-    """Measure a model on held-out data with its experiment's suite."""
+    """Measure a model on held-out data with its experiment's suite.
+
+    A number that is not finite, such as a likelihood of weights that are NaN, is None with a note.
+    """
     chosen = experiment.evaluate
     result = suite(chosen.suite)(pipe, held_out, chosen, seed)
     # a folder of this machine says nothing to others
     result.settings = {"data": held_out.name, "seed": seed, **chosen.model_dump(exclude={"judge"})}
+    _leave_out_infinite(result)
     return result
+
+
+def _leave_out_infinite(result: Evaluation) -> None:
+    """Replace numbers that JSON cannot hold, and that no page can draw."""
+    for name, value in list(result.numbers.items()):
+        if isinstance(value, float) and not math.isfinite(value):
+            result.numbers[name] = None
+            result.numbers[f"{name}_note"] = f"it came out as {value}; look at the model"
 
 
 __all__ = ["SUITES", "Evaluation", "open_held_out", "run_suite", "suite"]

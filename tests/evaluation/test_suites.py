@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 
 import numpy as np
 import pytest
@@ -98,3 +99,16 @@ def test_a_report_says_what_was_measured_and_how(tmp_path):
     assert told["guidance"] == SMALL.guidance and "/home/me" not in told.values()
     page = html.unescape(path.read_text(encoding="utf-8"))
     assert "the suite pairs on the data 'toy', at most 2 examples, with seed 7." in page
+
+
+def test_what_is_not_finite_is_left_out_with_a_note():
+    pipe = models.pipeline("llava")
+    for weight in pipe.braid.parameters():
+        weight.data.fill_(math.nan)
+    experiment = pipe.experiment.model_copy(
+        update={"evaluate": SMALL.model_copy(update={"suite": "pairs"})}
+    )
+    numbers = run_suite(pipe, experiment, unlabelled()).numbers
+    assert numbers["text_nats"] is None
+    assert numbers["text_nats_note"] == "it came out as nan; look at the model"
+    assert json.loads(json.dumps(numbers, allow_nan=False))["held_out"] == 2
