@@ -301,7 +301,7 @@ class _Axis:
         self.start, self.end, self.logarithmic = start, end, logarithmic
         self.low, self.high = (self._scale(v) for v in (low, high))
         if self.high <= self.low:
-            self.high = self.low + 1.0
+            self.high = self.low + max(1.0, 1e-9 * abs(self.low))  # 1e17 + 1 is 1e17
 
     def _scale(self, value: float) -> float:
         return math.log10(value) if self.logarithmic else value

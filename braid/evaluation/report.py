@@ -158,7 +158,7 @@ def _head(experiment: Experiment, result: Evaluation) -> Html:
 def measured(settings: Numbers) -> str:
     """Return in one sentence how the numbers were measured."""
     limit = settings.get("limit")
-    most = f", at most {html.plain(limit)} examples" if limit else ""
+    most = f", at most {_number(int(limit), 'example')}" if limit else ""
     return (
         f"It was measured by the suite {settings.get('suite')} on the data "
         f"{settings.get('data')!r}{most}, with seed {settings.get('seed')}."

@@ -169,7 +169,9 @@ def test_a_run_that_went_on_shows_every_step_once(tmp_path):
     assert report.losses(tmp_path / "m.jsonl") == {"text": [(10, 1.0), (20, 2.0), (30, 2.0)]}
 
 
-@pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [-1.0, 2.0], [1e-6, 1.0, 1e3], [2.5] * 40])
+@pytest.mark.parametrize(
+    "values", [[1.0], [0.0, 0.0], [-1.0, 2.0], [1e-6, 1.0, 1e3], [2.5] * 40, [1e17], [-1e18] * 2]
+)
 def test_any_curve_can_be_drawn(values):
     chart = html.line_chart("loss", [(20.0 * i, v) for i, v in enumerate(values)])
     assert "nan" not in chart and "inf" not in chart
