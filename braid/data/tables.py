@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -191,6 +192,20 @@ def _quiet(datasets: ModuleType) -> Iterator[None]:
             module.enable_progress_bars()
 
 
+def _undecoded(feature: Any) -> Any:
+    """Return a feature whose media stay bytes, however deep they lie: our own decoders read them.
+
+    Those of the library take any format and size, and raise what no row may.
+    """
+    if isinstance(feature, dict):
+        return type(feature)({name: _undecoded(inner) for name, inner in feature.items()})
+    if hasattr(feature, "feature"):  # a list of it
+        return replace(feature, feature=_undecoded(feature.feature))
+    if getattr(feature, "decode", False) and type(feature).__name__ != "Json":
+        return replace(feature, decode=False)
+    return feature
+
+
 class _Table(Source):
     """A Dataset; if it is of files, they hold rows from `starts` on and lie in `folders`."""
 
@@ -205,14 +220,12 @@ class _Table(Source):
         self.name, self.fields, self._columns = name, tuple(columns), dict(columns)
         used = list(dict.fromkeys(columns.values()))
         dataset = dataset.select_columns(used)
-        for column, feature in list(dataset.features.items()):
-            if getattr(feature, "decode", False):  # our own decoders read the bytes
-                dataset = dataset.cast_column(column, type(feature)(decode=False))
-        self._dataset, kinds = dataset, _kinds(dataset)
+        kinds, features = _kinds(dataset), dataset.features
+        self._dataset, self._features = dataset.with_format("arrow"), _undecoded(features)
         self._alone: dict[str, Any] = {}
         self._media = media_fields(columns, kinds)
         self._names = {
-            field: self._dataset.features[column].names
+            field: features[column].names
             for field, column in columns.items()
             if kinds[column] == "class" and field != "label"
         }
@@ -222,10 +235,7 @@ class _Table(Source):
         return len(self._dataset)
 
     def __getitem__(self, i: int) -> Row:
-        try:
-            row = self._dataset[i]
-        except UnicodeDecodeError as e:
-            raise not_unicode() from e
+        row = self._read_row(self._dataset, i)
         return {f: self._value(f, row[column], i) for f, column in self._columns.items()}
 
     def value(self, i: int, field: str) -> Any:
@@ -233,10 +243,15 @@ class _Table(Source):
         column = self._columns[field]
         if column not in self._alone:
             self._alone[column] = self._dataset.select_columns([column])
+        return self._value(field, self._read_row(self._alone[column], i)[column], i)
+
+    def _read_row(self, dataset: Any, i: int) -> dict[str, Any]:
+        """Return a row by column, in which media are bytes."""
         try:
-            return self._value(field, self._alone[column][i][column], i)
+            (row,) = dataset[i].to_pylist()
         except UnicodeDecodeError as e:
             raise not_unicode() from e
+        return self._features.decode_example(row)
 
     def _value(self, field: str, value: Any, i: int) -> Any:
         if field in self._names:

@@ -23,6 +23,7 @@ from braid.data.sources import NUMERALS, Checked, Examples, Source, digits, open
 from braid.data.synthetic import CAPTIONS, toy
 from braid.errors import BraidError
 from braid.modalities import Image, Text
+from tests.data.dirty import header_bomb
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [data]")
 arrow = pytest.importorskip("pyarrow")
@@ -869,6 +870,29 @@ def test_invalid_unicode_in_a_table_is_a_bad_row(tmp_path):
     checked = Checked(open_source(tmp_path / "d.parquet"), lambda row: row["text"], len)
     assert [checked.get(0), checked.get(1)] == ["a", "a"]
     assert checked.skipped == {"a text is not valid Unicode": 1}
+
+
+def test_media_within_conversations_are_left_to_our_own_decoders(tmp_path):
+    kinds = {"type": datasets.Value("string"), "image": datasets.Image()}
+    messages = datasets.List({"role": datasets.Value("string"), "content": datasets.List(kinds)})
+    pictures = [png(), header_bomb(), b"%!PS-Adobe-3.0 EPSF-3.0"]  # datasets decodes them all
+    talks = [
+        [{"role": "assistant", "content": [{"type": "image", "image": {"bytes": data}}]}]
+        for data in pictures
+    ]
+    features = datasets.Features(messages=messages)
+    datasets.Dataset.from_dict({"messages": talks}, features).save_to_disk(tmp_path / "d")
+    source = open_source(tmp_path / "d", {"messages": "messages"})
+    found = [source[i]["messages"][0]["content"][0]["image"]["bytes"] for i in range(3)]
+    assert found == pictures
+    assert source.value(1, "messages") == source[1]["messages"]
+
+
+def test_columns_of_json_are_read(tmp_path):
+    talk = [{"role": "user", "content": "hi"}]
+    features = datasets.Features(messages=datasets.Json())
+    datasets.Dataset.from_dict({"messages": [talk]}, features).save_to_disk(tmp_path / "d")
+    assert open_source(tmp_path / "d", {"messages": "messages"})[0] == {"messages": talk}
 
 
 def refuse_below(limit: int):
