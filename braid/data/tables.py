@@ -97,7 +97,19 @@ def _dataset(tables: Sequence[Any]) -> Any:
     try:
         return datasets.Dataset(table, fingerprint=name)
     except ValueError:  # the features noted in the file are of kinds that this version lacks
-        return datasets.Dataset(table.replace_schema_metadata(None), fingerprint=name)
+        table = table.replace_schema_metadata(None)
+        known = [column.name for column in table.schema if _known(column)]
+        return datasets.Dataset(table.select(known), fingerprint=name)
+
+
+def _known(column: Any) -> bool:
+    """Return whether `datasets` can hold a column; maps, for instance, it cannot."""
+    arrow, datasets = require("pyarrow", "data"), require("datasets", "data")
+    try:
+        datasets.Features.from_arrow_schema(arrow.schema([column]))
+    except ValueError:
+        return False
+    return True
 
 
 def from_disk(folder: Path, columns: Mapping[str, str] | None, split: str | None) -> Source:
@@ -159,7 +171,7 @@ def _kinds(dataset: Any) -> dict[str, str]:
         elif (isinstance(feature, dict) and "bytes" in feature) or "binary" in dtype:
             sound = re.search("audio|sound|speech|wav", column.lower())
             kinds[column] = "audio" if sound else "image"
-        elif dtype in ("string", "large_string"):
+        elif dtype in ("string", "large_string", "string_view"):
             kinds[column] = kind_of(column, _first(dataset.select_columns([column]), column))
         else:
             kinds[column] = "other"
@@ -204,6 +216,16 @@ def _undecoded(feature: Any) -> Any:
     if getattr(feature, "decode", False) and type(feature).__name__ != "Json":
         return replace(feature, decode=False)
     return feature
+
+
+def _class_name(field: str, number: int | None, names: Sequence[str]) -> str | None:
+    if number is None or number < 0:  # -1 is a class that nobody gave
+        return None
+    if number >= len(names):
+        raise BraidError(
+            f"{field}: class {number} has no name, as there are {len(names)}; repair the column"
+        )
+    return names[number]
 
 
 class _Table(Source):
@@ -255,8 +277,7 @@ class _Table(Source):
 
     def _value(self, field: str, value: Any, i: int) -> Any:
         if field in self._names:
-            known = value is not None and value >= 0  # -1 is a class that nobody gave
-            return self._names[field][value] if known else None
+            return _class_name(field, value, self._names[field])
         if isinstance(value, bytes):
             return {"bytes": value}
         if isinstance(value, dict) and ("bytes" in value or "path" in value):

@@ -872,6 +872,31 @@ def test_invalid_unicode_in_a_table_is_a_bad_row(tmp_path):
     assert checked.skipped == {"a text is not valid Unicode": 1}
 
 
+def test_a_class_without_a_name_is_a_bad_row(tmp_path):
+    features = datasets.Features(label=datasets.ClassLabel(names=["cat", "dog"]))
+    datasets.Dataset.from_dict({"label": [1, 0]}, features).to_parquet(tmp_path / "d.parquet")
+    noted = parquet.read_schema(tmp_path / "d.parquet").metadata
+    numbers = arrow.table({"label": arrow.array([1, 2])})
+    parquet.write_table(numbers.replace_schema_metadata(noted), tmp_path / "d.parquet")
+    source = open_source(tmp_path / "d.parquet", {"text": "label"})
+    assert source[0] == {"text": "dog"}
+    with pytest.raises(BraidError, match="class 2 has no name, as there are 2"):
+        _ = source[1]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_columns_that_are_not_read_may_be_of_any_kind(form, tmp_path):
+    maps = arrow.array([[("a", 1)]], arrow.map_(arrow.string(), arrow.int64()))
+    words = arrow.array(["a"]).cast(arrow.string_view())
+    rows, file = arrow.table({"text": words, "extra": maps}), tmp_path / f"d.{form}"
+    if form == "parquet":
+        parquet.write_table(rows, file)
+    else:
+        with arrow.OSFile(str(file), "wb") as f, arrow.ipc.new_file(f, rows.schema) as writer:
+            writer.write_table(rows)
+    assert open_source(file)[0] == {"text": "a"}
+
+
 def test_media_within_conversations_are_left_to_our_own_decoders(tmp_path):
     kinds = {"type": datasets.Value("string"), "image": datasets.Image()}
     messages = datasets.List({"role": datasets.Value("string"), "content": datasets.List(kinds)})
