@@ -80,15 +80,12 @@ def turns(messages: Any, modalities: Mapping[str, Modality]) -> list[Turn]:
                 f"a conversation holds {kind!r}; the model has {', '.join(modalities)}"
             )
     after = [kind for _, kind, _ in parts[1:]] + [None]
-    out = [
-        Turn(
-            kind,
-            modalities[kind].tokenise(raw, follows),
-            modalities[kind].tokenise(raw, None),
-            role == "assistant" and modalities[kind].generated,
-        )
-        for (role, kind, raw), follows in zip(parts, after, strict=True)
-    ]
+    out = []
+    for (role, kind, raw), follows in zip(parts, after, strict=True):
+        modality = modalities[kind]
+        given = modality.tokenise(raw, follows)
+        final = modality.tokenise(raw, None) if modality.closes and follows else given
+        out.append(Turn(kind, given, final, role == "assistant" and modality.generated))
     if not any(turn.learned for turn in out):
         raise BraidError("the assistant says nothing in a conversation; there is nothing to learn")
     return out

@@ -219,17 +219,27 @@ class Documents:
     def longest(self, encoded: Encoded) -> Iterator[Document]:
         """Yield what each task makes of an example at most: nothing is left out of a condition.
 
-        Of a conversation every end is yielded, as the part that is learned stands on a canvas.
+        Of a conversation every end is yielded that may be longer than all later ones, as the part
+        that is learned stands on a canvas; the last comes first.
         """
         weights = self.weights.diff(prepend=self.weights.new_zeros(1)).tolist()
         for task, weight in zip(self.tasks, weights, strict=True):
             if not weight:
                 continue  # it is never drawn
-            said = encoded[self.needs_of(task)[0]] if task.talk else [None]
-            ends = sum(turn is None or turn.learned for turn in said)
-            for i in range(ends):
-                numbers = ((i + 0.5) / ends, 0.5, 0.5, 0.5)
+            talk = encoded[self.needs_of(task)[0]] if task.talk else None
+            for place in [0.5] if talk is None else self._long_ends(talk):
+                numbers = (place, 0.5, 0.5, 0.5)
                 yield self.make(Choice(task, False, numbers, torch.zeros(1).long()), encoded)
+
+    def _long_ends(self, talk: Sequence[Turn]) -> Iterator[float]:
+        """Yield the numbers that choose the ends of a conversation which may be the longest."""
+        said = [turn for turn in talk if turn.learned]
+        canvas: dict[str, int] = {}  # the longest of a modality among later ends
+        for i, turn in reversed(list(enumerate(said))):
+            length = len(self._span(turn.modality, turn.final, target=True))
+            if length > canvas.get(turn.modality, 0):
+                canvas[turn.modality] = length
+                yield (i + 0.5) / len(said)
 
     def context(self, field: str, encoded: Encoded) -> Span:
         """Return a field alone, to embed it; it stands on its canvas, as `Pipeline.embed` does."""

@@ -118,6 +118,21 @@ def test_a_text_says_what_follows_while_it_is_given_and_ends_while_it_is_learned
             assert int(document[5].tokens[-1]) == closing(None)
 
 
+def test_a_picture_of_a_conversation_is_encoded_once():
+    read = Image(size=4, levels=2)
+    colour = np.zeros((4, 4, 3), np.uint8)
+    talk = [{"role": "assistant", "content": [{"type": "image", "image": colour}, text("row one")]}]
+    turns(talk, {**MODALITIES, "image": read})
+    assert read.converted == {"RGB converted to grey": 1}
+
+
+def test_a_long_conversation_has_few_ends_that_may_be_the_longest():
+    maker = documents()
+    encoded = maker.encode({"messages": TALK * 50})
+    ends = [len(document) for document in maker.longest(encoded)]
+    assert ends == [350, 349]  # of a picture, and of a text on as long a canvas as any
+
+
 def test_dropping_leaves_what_came_before_out():
     assert {len(d) for d in made(10, drop=1.0)} == {1}
 
