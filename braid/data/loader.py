@@ -43,6 +43,9 @@ class Stream:
     match: tuple[str, str] | None = None
 
 
+_BESIDE = 1000
+"""Bytes that an encoded span takes beside its numbers; of a short text they are most."""
+
 Sample = tuple[int, int]
 """(stream, row of its source)."""
 
@@ -189,12 +192,12 @@ class Loader:
 
         def encode(raw: Mapping[str, Any]) -> Encoded:
             encoded = documents.encode(raw)
-            longest = max(room(d, placements, twins) for d in documents.longest(encoded))
-            if longest > row:
-                raise BraidError(
-                    f"a document of {longest} tokens does not fit a row of {row}; shorten it, or "
-                    "begin a run with a higher data.row"
-                )
+            for document in documents.longest(encoded):
+                if (length := room(document, placements, twins)) > row:
+                    raise BraidError(
+                        f"a document of {length} tokens does not fit a row of {row}; shorten it, "
+                        "or begin a run with a higher data.row"
+                    )
             return encoded
 
         return encode
@@ -330,10 +333,10 @@ class Loader:
 
 def _size(encoded: Encoded) -> int:
     """Return the bytes of an encoded example."""
-    total = 0
+    spans: dict[int, Tokens] = {}  # several needs may share one
     for value in encoded.values():
-        spans = (
+        for tokens in (
             [value] if isinstance(value, Tokens) else [t for x in value for t in (x.given, x.final)]
-        )
-        total += sum(tokens.values.nbytes for tokens in spans)
-    return total
+        ):
+            spans[id(tokens)] = tokens
+    return sum(_BESIDE + tokens.values.nbytes for tokens in spans.values())

@@ -13,12 +13,12 @@ from braid import config, paradigms
 from braid.braid import Braid
 from braid.config import DataConfig, Experiment
 from braid.data import Stream, documents_for
-from braid.data.loader import Loader, Sample, Step
+from braid.data.loader import Loader, Sample, Step, _size
 from braid.data.sources import Examples
 from braid.data.synthetic import toy
 from braid.errors import BraidError
 from braid.layout import Batch
-from braid.modalities import Image
+from braid.modalities import Image, Tokens
 from braid.recipes.strands import strands
 from tests.data import dirty
 from tests.laws import models
@@ -260,6 +260,15 @@ def test_a_worker_keeps_its_share_of_the_rows():
     before = checked._room
     checked.share(4)
     assert checked._room == before // 4
+
+
+def test_what_spans_take_beside_their_numbers_counts_as_kept():
+    text = Tokens(torch.zeros(4).long(), (4,))
+    one = _size({("text", None): text})
+    assert one > 1000  # as measured: 912 and the numbers
+    assert _size({("text", None): text, ("text", "image"): text}) == one
+    other = Tokens(torch.zeros(4).long(), (4,))
+    assert _size({("text", None): text, ("text", "image"): other}) == 2 * one
 
 
 def long_texts(row: int | None, limit: float = 0.1, tasks: dict[str, float] | None = None):
