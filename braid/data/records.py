@@ -48,6 +48,7 @@ def _csv_records(file: Path) -> Iterator[_Record]:
         reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
         before = csv.field_size_limit(_LONGEST_CELL)  # of the whole process, as there is no other
         try:
+            _check_names(file, reader.fieldnames)
             for row in reader:
                 if row.pop(None, None) is None:  # type: ignore[arg-type]
                     yield file.parent, row
@@ -62,6 +63,15 @@ def _csv_records(file: Path) -> Iterator[_Record]:
             ) from e
         finally:
             csv.field_size_limit(before)
+
+
+def _check_names(file: Path, names: Sequence[str] | None) -> None:
+    """Refuse a header by which columns could not be told apart; an empty file has none."""
+    if names is not None and not any(names):
+        raise BraidError(f"{str(file)!r} names no columns in its first line; write them there")
+    for column, times in Counter(names or ()).items():
+        if column and times > 1:
+            raise BraidError(f"{str(file)!r} has {times} columns {column!r}; rename all but one")
 
 
 def from_jsonl(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
@@ -102,10 +112,11 @@ def _cut(document: str) -> Iterator[str]:
         least, most = start + PARAGRAPH // 2, start + PARAGRAPH
         ends = (document.rfind(mark, least, most) for mark in ("\n", " "))
         end = next((end for end in ends if end > 0), most)
-        yield document[start:end].strip()
+        if piece := document[start:end].strip():  # there may be a page of spaces
+            yield piece
         start = end
-    if document[start:].strip():
-        yield document[start:].strip()
+    if piece := document[start:].strip():
+        yield piece
 
 
 def from_tar(name: str, files: Sequence[Path], columns: Mapping[str, str] | None) -> Source:
@@ -185,7 +196,15 @@ def _caption_records(file: Path) -> Iterator[_Record]:
             if number == 0 and not PurePosixPath(name).suffix:
                 column = caption or column
             elif name:
-                yield file.parent, {"file_name": name, column: caption.strip('"')}
+                yield file.parent, {"file_name": name, column: _unquoted(caption)}
+
+
+def _unquoted(caption: str) -> str:
+    """Return a caption without the quotes of a CSV cell; all others are its own."""
+    inner = caption[1:-1]
+    if caption == f'"{inner}"' and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return caption
 
 
 def _paired(files: Iterable[File]) -> list[_Record]:
@@ -225,6 +244,9 @@ def _from_records(
     name: str, records: Sequence[_Record], columns: Mapping[str, str] | None
 ) -> Source:
     filled(name, len(records))
+    errors = [row for _, row in records if isinstance(row, BraidError)]
+    if len(errors) == len(records):
+        raise BraidError(f"data {name!r} has no row that can be read: {errors[0]}")
     kinds: dict[str, str] = {}
     for _, row in records:
         for column, value in row.items() if isinstance(row, dict) else ():
@@ -269,8 +291,8 @@ class _Records(Source):
     ) -> None:
         self.name, self.fields, self._rows = name, fields, rows
         labels = (row.get("label") for row in rows if isinstance(row, dict))
-        # a CSV file writes numbers as text
-        self._numbered = all(re.fullmatch(r"\d+|", x) for x in labels if isinstance(x, str))
+        # a CSV file writes numbers as text; longer ones number no class
+        self._numbered = all(re.fullmatch(r"\d{0,18}", x) for x in labels if isinstance(x, str))
 
     def __len__(self) -> int:
         return len(self._rows)

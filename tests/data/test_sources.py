@@ -832,6 +832,52 @@ def test_links_in_a_tar_are_bad_rows(tmp_path):
     assert reason.startswith("'b.png' is a link in ")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.csv", "text,text\na,b\n", "has 2 columns 'text'; rename all but one"),
+        ("d.csv", "\ntext\na\n", "names no columns in its first line; write them there"),
+        ("d.jsonl", '[{"text": "a"}\n]\n', "no row that can be read: a line is not a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_whole_file_is_named(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BraidError, match=message):
+        open_source(tmp_path / name)
+
+
+def test_columns_without_a_name_are_ignored(tmp_path):
+    (tmp_path / "d.csv").write_text("text,,\na,,\n")
+    assert open_source(tmp_path / "d.csv")[0] == {"text": "a"}
+
+
+def test_labels_of_many_digits_are_no_numbers(tmp_path):
+    (tmp_path / "d.csv").write_text(f"text,label\na,{'9' * 5000}\nb,1\n")
+    source = open_source(tmp_path / "d.csv", {"text": "text", "label": "label"})
+    assert [source[0]["label"], source[1]["label"]] == ["9" * 5000, "1"]
+
+
+def test_a_page_of_spaces_is_no_document(tmp_path):
+    (tmp_path / "d.txt").write_text("a" + 3000 * " " + "b")
+    source = open_source(tmp_path / "d.txt")
+    assert [source[i]["text"] for i in range(len(source))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"a, ""big"" cat"', 'a, "big" cat'),
+        ('"""dog"" x"', '"dog" x'),
+        ('he said "hi"', 'he said "hi"'),
+        ('"hi" is "hi"', '"hi" is "hi"'),
+    ],
+)
+def test_quotes_of_a_caption_are_its_own_unless_they_are_of_the_file(written, read, tmp_path):
+    (tmp_path / "0.png").write_bytes(png())
+    (tmp_path / "captions.txt").write_text(f"0.png,{written}\n")
+    assert open_source(tmp_path)[0]["text"] == read
+
+
 def test_a_file_that_does_not_fit_into_memory_is_a_bad_row(tmp_path, monkeypatch):
     pictures(tmp_path)
     monkeypatch.setattr(rows, "MOST_BYTES", len(PICTURES[0]) - 1)
