@@ -63,6 +63,10 @@ def encode(
     name: Name,
     data: Annotated[str, typer.Argument(help="Data, or the name of built-in data.")],
     out: Annotated[Path, typer.Argument(help="Folder of the encoded data.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="What is read, as columns='{image: photo}' or split=train."),
+    ] = None,
     size: Annotated[int, typer.Option("--size", help="Side of the pictures in pixels.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many rows.")] = None,
 ) -> None:
@@ -70,7 +74,7 @@ def encode(
     with importing():
         from braid import codec_commands
 
-    print(codec_commands.encode(name, data, out, size, limit))
+    print(codec_commands.encode(name, data, out, size, limit, settings or []))
 
 
 @app.command("list")

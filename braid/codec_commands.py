@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from braid import storage
-from braid.codec_config import CodecExperiment
+from braid.codec_config import CodecExperiment, Reading
 from braid.errors import BraidError
-from braid.settings import load_as
+from braid.settings import load_as, override
 
 Numbers = dict[str, float | int | str | None]
 
@@ -96,7 +96,14 @@ def _measure(codec: object, experiment: CodecExperiment, limit: int = 1000) -> N
     return out
 
 
-def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = None) -> Path:
+def encode(
+    name: str,
+    data: str,
+    out: Path,
+    size: int = 32,
+    limit: int | None = None,
+    settings: Sequence[str] = (),
+) -> Path:
     """Encode the media of a data set once; the folder is data that training reads.
 
     Args:
@@ -105,6 +112,7 @@ def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = 
         out: folder of the cache.
         size: side of the pictures in pixels.
         limit: encode only so many rows.
+        settings: which columns and split are read, as `columns={image: photo}` and `split=train`.
     """
     from braid import parallel
     from braid.data.cache import FILES, write
@@ -116,7 +124,15 @@ def encode(name: str, data: str, out: Path, size: int = 32, limit: int | None = 
     _within(size, limit)
     storage.writable(out.parent)
     storage.refuse_others(out, FILES)
-    source = BUILT_IN[data](0).train if data in BUILT_IN else open_source(data)
+    if data in BUILT_IN and settings:
+        raise BraidError(
+            f"built-in data {data!r} has neither columns nor splits to choose; leave out "
+            f"{settings[0]!r}"
+        )
+    read = override(Reading(), settings)
+    source = (
+        BUILT_IN[data](0).train if data in BUILT_IN else open_source(data, read.columns, read.split)
+    )
     return write(codecs.load(name), source, out, size, limit, Console())
 
 

@@ -53,3 +53,12 @@ class CodecExperiment(Model):
     def make(self) -> Codec:
         """Make the codec, untrained."""
         return make(CODECS, "codec", self.codec)
+
+
+class Reading(Model):
+    """How data is read that a codec encodes beforehand."""
+
+    columns: dict[str, str] | None = None
+    """Field -> column; None infers them."""
+    split: str | None = None
+    """Split of data that has several."""

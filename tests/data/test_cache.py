@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from rich.console import Console
 
-from braid import storage
+from braid import codec_commands, storage
 from braid.data import Stream, documents_for, open_source
 from braid.data import cache as cache_module
 from braid.data.cache import Cached, write
@@ -233,3 +234,20 @@ def test_a_size_that_the_codec_cannot_read_is_refused(tmp_path):
     with pytest.raises(BraidError, match="7x7 is no multiple"):
         write(codec, rows(), tmp_path / "cache", size=7)
     assert not (tmp_path / "cache").exists()
+
+
+def test_columns_and_a_split_are_chosen_when_data_is_encoded(tmp_path):
+    folder = tmp_path / "edits" / "test"
+    folder.mkdir(parents=True)
+    (tmp_path / "edits" / "train").mkdir()
+    for name in ("before.png", "after.png"):
+        PIL.Image.fromarray(picture(0)).save(folder / name)
+    line = {"old": "before.png", "new": "after.png", "what": "turn it"}
+    (folder / "metadata.jsonl").write_text(json.dumps(line))
+    codec = made(tmp_path / "codec", "vq:8x4")
+    settings = ["columns={image: old, edited: new, instruction: what}", "split=test"]
+    edits = str(tmp_path / "edits")
+    out = codec_commands.encode(codec, edits, tmp_path / "cache", 8, settings=settings)
+    assert set(open_source(out).fields) == {"image", "edited", "instruction"}
+    with pytest.raises(BraidError, match="'scenes' has neither columns nor splits to choose"):
+        codec_commands.encode(codec, "scenes", tmp_path / "other", 8, settings=settings)
