@@ -147,9 +147,11 @@ class Completion(Asked):
 
     Attributes:
         usage: a stream ends with how many tokens were used.
+        begun: results of which a stream has said something.
     """
 
     usage: bool = False
+    begun: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, body: Mapping[str, Any], served: Served) -> Completion:
@@ -190,8 +192,7 @@ class Completion(Asked):
     def piece(self, event: Written | Preview) -> Iterator[str]:
         """Say what has been written."""
         if isinstance(event, Written):
-            delta = {"role": "assistant", "content": event.text}
-            yield self._chunk([self._choice(event.result, delta, None)])
+            yield self._chunk([self._choice(event.result, {"content": event.text}, None)])
 
     def end(self, results: Sequence[Parts], usage: Mapping[str, int]) -> Iterator[str]:
         """Say why each answer ends, and what was used where that was asked for."""
@@ -202,7 +203,15 @@ class Completion(Asked):
         yield "[DONE]"
 
     def _choice(self, index: int, delta: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
+        # clients add up what they are sent: who speaks is said once
+        who = {} if index in self.begun else {"role": "assistant"}
+        self.begun.add(index)
+        return {
+            "index": index,
+            "delta": {**who, **delta},
+            "finish_reason": reason,
+            "logprobs": None,
+        }
 
     def _chunk(self, choices: list[Any], usage: Mapping[str, int] | None = None) -> str:
         used = {} if usage is None else {"usage": dict(usage)}

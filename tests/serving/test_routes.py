@@ -210,6 +210,15 @@ def test_a_text_ends_before_its_stop(toy, stream):
     assert told[-1]["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("stop", [[], list("aeio")])
+def test_a_stream_says_once_who_speaks(toy, stop):
+    body = {"messages": [{"role": "user", "content": "row"}], "seed": 2, "n": 2}
+    told = events(toy, "/v1/chat/completions", body | {"temperature": 2, "stop": stop})
+    for index in range(2):
+        said = [c["delta"] for e in told for c in e["choices"] if c["index"] == index]
+        assert [delta.get("role") for delta in said] == ["assistant"] + [None] * (len(said) - 1)
+
+
 def test_openais_client_draws_reads_speaks_and_listens(client, pipe, picture):
     drawn = client.images.generate(
         model="mini", prompt=PROMPT, n=1, extra_body={"guidance_scale": 2.0, "seed": 0}
