@@ -160,7 +160,10 @@ class Routes:
         fields, files = await self._form(request)
         images = files.get("image", []) + files.get("image[]", [])
         masks = files.get("mask", [])
-        read = lambda: Drawing.edit(fields, images, next(iter(masks), None), self.served)  # noqa: E731
+        if len(masks) > 1:
+            raise _twice("mask")
+        mask = masks[0] if masks else None
+        read = lambda: Drawing.edit(fields, images, mask, self.served)  # noqa: E731
         return await self._answer(request, await self._read(read))
 
     async def transcribe(self, request: Request) -> Response:
@@ -215,14 +218,17 @@ class Routes:
         fields: dict[str, Any] = {}
         files: dict[str, list[bytes]] = {}
         most = self.served.limits.pictures + 1
-        async with request.form(max_files=most, max_fields=64) as form:
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    files.setdefault(name, []).append(await value.read())
-                elif name in fields:
-                    raise invalid(f"the form has {name[:40]!r} twice; send it once", name[:40])
-                else:
-                    fields[name] = value
+        try:
+            async with request.form(max_files=most, max_fields=64) as form:
+                for name, value in form.multi_items():
+                    if isinstance(value, UploadFile):
+                        files.setdefault(name, []).append(await value.read())
+                    elif name in fields:
+                        raise _twice(name)
+                    else:
+                        fields[name] = value
+        except UnicodeError as e:  # of the charset that the client has chosen
+            raise invalid("the form's charset does not fit it; send UTF-8", code="bad_body") from e
         return fields, files
 
     async def _answer(self, request: Request, asked: Asked) -> Response:
@@ -387,6 +393,10 @@ def _outcome(future: Future[T]) -> T:
 
 def _cancelled() -> Refusal:
     return Refusal(499, "the request was cancelled", code="cancelled")
+
+
+def _twice(name: str) -> Refusal:
+    return invalid(f"the form has {name[:40]!r} twice; send it once", name[:40])
 
 
 def _json(content: Any) -> Response:

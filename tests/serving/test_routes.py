@@ -432,18 +432,22 @@ def sound() -> bytes:
     return file.getvalue()
 
 
-def transcribed(live: Live, **fields: str) -> tuple[int, bytes]:
-    """Return the status and body of a transcription's answer."""
-    pieces = [(f'name="{name}"', value.encode()) for name, value in fields.items()]
-    pieces.append(('name="file"; filename="a.wav"', sound()))
+def form(live: Live, path: str, *pieces: tuple[str, bytes], charset: str = "utf-8"):
+    """Return the status and body of the answer to a form, of heads and contents."""
     body = b"".join(
         b"--x\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value + b"\r\n"
         for head, value in pieces
     )
-    kind = "multipart/form-data; boundary=x"
-    path = "/v1/audio/transcriptions"
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
     status, _, answer = live.ask("POST", path, body + b"--x--\r\n", content_type=kind)
     return status, answer
+
+
+def transcribed(live: Live, **fields: str) -> tuple[int, bytes]:
+    """Return the status and body of a transcription's answer."""
+    pieces = [(f'name="{name}"', value.encode()) for name, value in fields.items()]
+    heard = ('name="file"; filename="a.wav"', sound())
+    return form(live, "/v1/audio/transcriptions", *pieces, heard)
 
 
 @pytest.mark.parametrize(
@@ -470,14 +474,17 @@ def test_what_a_form_asks_for_in_vain_is_refused_by_name(mini, fields):
     assert error(answer)["code"] == "unsupported_parameter"
 
 
-def test_a_field_of_a_form_is_sent_once(mini):
-    fields = b""
-    for value in (b"a", b"b"):
-        fields += b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + value + b"\r\n"
-    kind = "multipart/form-data; boundary=x"
-    path = "/v1/audio/transcriptions"
-    status, _, answer = mini.ask("POST", path, fields + b"--x--\r\n", content_type=kind)
-    assert status == 400 and error(answer)["param"] == "prompt"
+@pytest.mark.parametrize("head", ['name="prompt"', 'name="mask"; filename="m.png"'])
+def test_a_field_of_a_form_is_sent_once(mini, head):
+    status, answer = form(mini, "/v1/images/edits", (head, b"a"), (head, b"b"))
+    assert status == 400 and error(answer)["param"] == head.split('"')[1]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+def test_a_form_in_a_charset_that_does_not_fit_is_refused(mini, charset):
+    field = ('name="prompt"', b"xn--.")
+    status, answer = form(mini, "/v1/images/edits", field, charset=charset)
+    assert status == 400 and error(answer)["code"] == "bad_body"
 
 
 @pytest.mark.parametrize(
