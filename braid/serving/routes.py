@@ -249,11 +249,12 @@ class Routes:
         first = await _unless_left(request, future, events.get())
         if first is None:  # it ended before there was anything to say: perhaps in a refusal
             await self._result(request, future)
-        said = self._stream(asked, filling, future, events, first)
+        said = self._stream(request, asked, filling, future, events, first)
         return _Streamed(said, future)
 
     async def _stream(
         self,
+        request: Request,
         asked: Asked,
         filling: Filling,
         future: Future[list[Parts]],
@@ -276,9 +277,11 @@ class Routes:
             for piece in await run_in_threadpool(lambda: [*asked.end(results, usage)]):
                 yield {"data": piece}
         except Exception as e:  # the answer has begun: its end says what went wrong
-            refusal, _ = refusal_of(e, asked.id)
+            state = request.scope["state"]
+            refusal, _ = refusal_of(e, state["request"])
+            state["refused"] = refusal  # the guard counts and tells it
             if refusal is not e:
-                log.exception("a stream failed", extra={"fields": {"request": asked.id}})
+                log.exception("a stream failed", extra={"fields": {"request": state["request"]}})
             yield {"data": encoded(refusal).decode()}
 
     def _submit(

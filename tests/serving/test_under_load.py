@@ -239,6 +239,17 @@ def test_a_request_is_cancelled_by_its_name(live):
     assert live.ask("/v1/requests/one/cancel").status == 404
 
 
+def test_a_stream_that_ends_early_is_told_of(live):
+    body = json.dumps(FOREVER | {"stream": True, "previews": 16, "steps": 200}).encode()
+    with contextlib.closing(sent(live, head(body))) as one:
+        read_until(one, b"generation.preview")
+        assert live.ask("/v1/requests/mine/cancel").status == 200
+        read_until(one, b'"code": "cancelled"')
+    lines = lambda: [json.loads(line) for line in live.log.getvalue().splitlines()]  # noqa: E731
+    until(lambda: [x["code"] for x in lines() if x.get("request") == "mine"] == ["cancelled"])
+    assert 'braid_refusals_total{code="cancelled"} 1.0' in live.get("/metrics").body.decode()
+
+
 @pytest.mark.slow
 def test_what_overflows_is_refused_quickly_and_the_rest_is_finished():
     with whole(Room(rows=2, requests=6), Limits(seconds=120)) as live:
