@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 LOGGER = "braid.serving"
+_OTHERS = ("braid", "uvicorn.error", "asyncio", "sse_starlette", "python_multipart")
 
 
 class Lines(logging.Formatter):
@@ -34,14 +35,14 @@ class Lines(logging.Formatter):
 
 
 def write_lines(stream: TextIO | None = None) -> logging.Logger:
-    """Write the server's log as lines of JSON, messages of the libraries among them.
+    """Write the server's log as lines of JSON, messages of braid and of the libraries among them.
 
     Arguments:
         stream: that is written; standard error without one.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(Lines())
-    for name in (LOGGER, "uvicorn.error", "python_multipart"):  # each would write its own lines
+    for name in (LOGGER, *_OTHERS):  # each would write its own lines
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

@@ -8,6 +8,8 @@ import logging
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -522,6 +524,16 @@ def test_no_text_breaks_a_line_of_the_log(text):
     line = Lines().format(record)
     assert line.isascii() and line.isprintable()
     assert json.loads(line)["path"] == json.loads(line)["event"] == text
+
+
+def test_whoever_writes_into_the_log_writes_json():
+    names = ["braid.serving", "braid.generation.together", "asyncio", "sse_starlette.sse"]
+    code = (
+        "import logging; from braid.serving.logs import write_lines; write_lines()\n"
+        f"for name in {names}: logging.getLogger(name).warning(name)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in ran.stderr.splitlines()] == names
 
 
 PARTS = [
