@@ -84,7 +84,7 @@ class Routes:
         app.get("/readyz")(self.ready)
         app.get("/metrics")(self.count)
         app.get("/v1/models")(self.models)
-        app.get("/v1/models/{name}")(self.model)
+        app.get("/v1/models/{name:path}")(self.model)
         app.post("/v1/generate")(self.generate)
         app.post("/v1/chat/completions")(self.chat)
         app.post("/v1/images/generations")(self.draw)

@@ -135,6 +135,12 @@ def test_what_is_served_says_what_it_is(mini):
     assert mini.ask("GET", "/readyz", key=None)[0] == 200
 
 
+def test_the_name_of_a_model_may_have_a_folder(pipe):
+    with serving(pipe, "ada/mini") as live:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{live.port}/v1", api_key=KEY)
+        assert client.models.retrieve("ada/mini").id == "ada/mini"
+
+
 def test_a_document_of_any_parts_comes_back_as_the_pipeline_makes_it(mini, pipe, picture):
     body = {"parts": [text(PROMPT), hole("image")], "seed": 3, "n": 2, "steps": 8, "guidance": 2}
     made = post(mini, "/v1/generate", body)
