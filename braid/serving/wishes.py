@@ -21,6 +21,9 @@ from braid.preparing import Work
 from braid.serving.limits import Limits
 from braid.serving.refusals import invalid
 
+_SEEDS = 1 << 53
+"""Seeds are drawn below: clients read larger numbers as floats, and would tell another one."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -79,7 +82,7 @@ class Wish:
 
     parts: Sequence[Any]
     n: int = 1
-    seed: int = field(default_factory=lambda: secrets.randbelow(2**63))
+    seed: int = field(default_factory=lambda: secrets.randbelow(_SEEDS))
     steps: int | None = None
     guidance: float = 1.0
     temperature: float | None = None

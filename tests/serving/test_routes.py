@@ -158,6 +158,7 @@ def test_without_a_seed_results_differ_and_say_theirs(mini):
     body = {"parts": [text("a red circle"), hole("image")], "steps": 2}
     one, two = (post(mini, "/v1/generate", body) for _ in range(2))
     assert one["seed"] != two["seed"]
+    assert max(one["seed"], two["seed"]) < 2**53, "a float would hold it"
     again = post(mini, "/v1/generate", body | {"seed": one["seed"]})
     drawn = [opened(x["results"][0]["parts"][0]["image"]) for x in (one, again)]
     assert same(*drawn)
