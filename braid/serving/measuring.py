@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -108,9 +109,15 @@ class Scoring(Measuring):
     def measure(self, transform: Transform) -> list[dict[str, Any]]:
         """Return the negative log-likelihood of each part that can be generated."""
         scored = self.served.pipe.score(self.documents[0], self.times, self.seed, transform)
+        nats = [float(s.value.sum()) for s in scored]
         return [
-            {"nats": float(s.value.sum()), "symbols": int(s.symbols.sum()), "kind": s.kind}
-            for s in scored
+            # JSON has no other word for what is no number
+            {
+                "nats": n if math.isfinite(n) else None,
+                "symbols": int(s.symbols.sum()),
+                "kind": s.kind,
+            }
+            for n, s in zip(nats, scored, strict=True)
         ]
 
     def answer(self, found: list[dict[str, Any]]) -> Reply:

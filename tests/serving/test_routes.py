@@ -21,6 +21,7 @@ import braid
 from braid import Hole
 from braid.modalities.sounds import Sound, open_sound
 from braid.pipeline import Pipeline
+from braid.processes import DiscreteFlow, Process
 from braid.serving.asked import Served
 from braid.serving.engine import Engine
 from braid.serving.limits import Limits
@@ -326,6 +327,12 @@ def test_texts_have_vectors_and_documents_a_likelihood(client, mini, pipe, pictu
     assert [s["kind"] for s in made["scores"]] == [s.kind for s in alone]
     for ours, theirs in zip(made["scores"], alone, strict=True):
         assert ours["nats"] == pytest.approx(float(theirs.value.sum()), rel=1e-4)
+
+
+def test_a_likelihood_that_is_not_known_is_null(mini, monkeypatch):
+    monkeypatch.setattr(DiscreteFlow, "bound", Process.bound)
+    (told,) = post(mini, "/v1/score", {"parts": [text(PROMPT)], "times": 2})["scores"]
+    assert told == {"nats": None, "symbols": told["symbols"], "kind": "none"}
 
 
 DRAW = {"parts": [text("a"), hole("image")]}
