@@ -121,6 +121,8 @@ _UNKNOWN: dict[type[Foreign], dict[str, tuple[Any, ...]]] = {
     Transcription: {
         "timestamp_granularities": ("segment",),
         "timestamp_granularities[]": ("segment",),
+        "include": (),
+        "include[]": (),
     },
 }
 """Fields that this server has no use for, and the values that ask for nothing."""

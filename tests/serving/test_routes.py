@@ -479,6 +479,7 @@ def test_a_form_may_say_what_it_does_not_want(mini, fields):
         {"stream": "true"},
         {"timestamp_granularities[]": "word"},
         {"timestamp_granularities": "word"},
+        {"include[]": "logprobs"},
     ],
 )
 def test_what_a_form_asks_for_in_vain_is_refused_by_name(mini, fields):
