@@ -97,7 +97,6 @@ class Wish:
         asked = {
             "parts": (len(self.parts), limits.parts),
             "n": (self.n, limits.results),
-            "steps": (self._steps(), limits.steps),
             "stop": (len(self.stops), limits.stops),
             "previews": (self.previews, limits.previews),
         }
@@ -110,15 +109,6 @@ class Wish:
                 raise invalid(
                     f"a stop of {len(stop)} characters; use 1 to {limits.stop_characters}", "stop"
                 )
-
-    def _steps(self) -> int:
-        """Return the most network calls that are asked for."""
-        sampler = self.sampler if isinstance(self.sampler, Mapping) else {}
-        given = [s for s in (self.steps, sampler.get("steps")) if s is not None]
-        for steps in given:
-            if not isinstance(steps, int):  # what a sampler would read as a number is none here
-                raise invalid(f"steps {steps!r:.40} is no whole number; give one", "sampler")
-        return max(given, default=1)
 
 
 class Filling:

@@ -539,7 +539,7 @@ def live():
 def test_a_sampler_takes_no_more_steps_than_a_request_may(live, steps):
     body = {"parts": [TEXT, HOLE], "sampler": {"kind": "jump", "steps": steps}}
     answer = live.ask("/v1/generate", body)
-    assert (answer.status, error(answer.body)["param"]) == (400, "sampler")
+    assert answer.status == 400 and "sampler" in error(answer.body)["message"]
 
 
 @pytest.mark.parametrize("kind", [[], {}, 1, None, "__class__", "x" * 100_000])

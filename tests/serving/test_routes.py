@@ -344,7 +344,7 @@ DRAW = {"parts": [text("a"), hole("image")]}
         ({"n": 11}, "n", "more than this server's 10"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"steps": 101}, "steps", "more than this server's 100"),
-        ({"sampler": {"kind": "jump", "steps": 101}}, "steps", "more than this server's 100"),
+        ({"sampler": {"kind": "jump", "steps": 101}}, "sampler", "more than this server's 100"),
         ({"sampler": "jumpp"}, None, "did you mean 'jump'"),
         ({"cache": "dual:" + "9" * 5000}, None, "is not understood"),
         ({"guidance": -1}, "guidance", "greater than or equal to 0"),
