@@ -13,7 +13,7 @@ from threading import Semaphore
 from typing import Any, TypeVar
 
 from PIL import Image as PIL
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from braid.modalities.sounds import Sound
@@ -39,6 +39,31 @@ class Foreign(BaseModel):
     """A request in the words of another interface: fields that nobody knows are left alone."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class Sampling(BaseModel):
+    """How braid samples, whatever words a request is in; the names of diffusers serve too."""
+
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    steps: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
+    guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
+    sampler: str | dict[str, Any] | None = None
+
+    def wish(self, parts: Sequence[Any], **more: Any) -> Wish:
+        """Return the wish for a document with these options."""
+        guidance = one("guidance", self.guidance, "guidance_scale", self.guidance_scale)
+        return Wish(
+            parts,
+            steps=one("steps", self.steps, "num_inference_steps", self.num_inference_steps),
+            guidance=1.0 if guidance is None else guidance,
+            temperature=self.temperature,
+            sampler=self.sampler,
+            **({} if self.seed is None else {"seed": self.seed}),
+            **more,
+        )
 
 
 @dataclass(frozen=True)
@@ -245,6 +270,22 @@ class Given:
         if isinstance(data, bytes):
             return data
         return media.payload(data, param, self.served.limits.body_bytes)
+
+
+def one(name: str, value: Any, other: str, same: Any) -> Any:
+    """Return the value of an option that has two names.
+
+    Raises:
+        Refusal: both are given.
+    """
+    if value is not None and same is not None:
+        raise invalid(f"{name} and {other} are two names of one option; give one of them", name)
+    return same if value is None else value
+
+
+def listed(value: str | Sequence[str] | None) -> Sequence[str]:
+    """Return what may be one string, several or none."""
+    return [value] if isinstance(value, str) else value or []
 
 
 def say(raw: Any, form: str = "png") -> dict[str, Any]:

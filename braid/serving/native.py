@@ -10,9 +10,20 @@ import numpy as np
 from pydantic import Field
 
 from braid.parts import Hole, Part, Parts
-from braid.serving.asked import Asked, Body, Given, Reply, Served, dumps, parse, say
+from braid.serving.asked import (
+    Asked,
+    Body,
+    Given,
+    Reply,
+    Sampling,
+    Served,
+    dumps,
+    listed,
+    parse,
+    say,
+)
 from braid.serving.refusals import invalid
-from braid.serving.wishes import Preview, Wish, Written, check_texts
+from braid.serving.wishes import Preview, Written, check_texts
 
 
 class TextPart(Body):
@@ -64,7 +75,7 @@ class HolePart(Body):
     start: float = 0.0
 
 
-class Generate(Body):
+class Generate(Sampling, Body):
     """The request of `POST /v1/generate`."""
 
     model: str | None = None
@@ -74,11 +85,6 @@ class Generate(Body):
         ]
     ] = Field(min_length=1)
     n: int = Field(1, ge=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    steps: int | None = Field(None, ge=1)
-    guidance: float = Field(1.0, ge=0, allow_inf_nan=False)
-    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
-    sampler: str | dict[str, Any] | None = None
     cache: str | None = None
     stop: str | list[str] = []
     stream: bool = False
@@ -101,18 +107,13 @@ class Generation(Asked):
         """Read the request of `POST /v1/generate`."""
         asked = parse(Generate, body)
         served.check_name(asked.model)
-        wish = Wish(
+        wish = asked.wish(
             _parts(asked.parts, served),
             n=asked.n,
-            steps=asked.steps,
-            guidance=asked.guidance,
-            temperature=asked.temperature,
-            sampler=asked.sampler,
             cache=asked.cache,
-            stops=[asked.stop] if isinstance(asked.stop, str) else asked.stop,
+            stops=listed(asked.stop),
             stream=asked.stream,
             previews=asked.previews,
-            **({} if asked.seed is None else {"seed": asked.seed}),
         )
         return cls(wish, served.name, asked.stream, form=asked.image_format)
 

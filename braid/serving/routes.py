@@ -19,6 +19,8 @@ from braid.parts import Parts
 from braid.serving import page
 from braid.serving.answers import encoded, install, refusal_of
 from braid.serving.asked import Asked, Reply, Served, dumps, read_json
+from braid.serving.audio import Spoken, Transcribed
+from braid.serving.chat import Completion
 from braid.serving.engine import Engine
 from braid.serving.extra import (
     CapacityLimiter,
@@ -30,11 +32,11 @@ from braid.serving.extra import (
     run_in_thread,
     run_in_threadpool,
 )
+from braid.serving.images import Drawing
 from braid.serving.logs import LOGGER
 from braid.serving.measuring import Embedding, Measuring, Scoring
 from braid.serving.metrics import CONTENT_TYPE, Metrics
 from braid.serving.native import Generation
-from braid.serving.openai import Completion, Drawing, Spoken, Transcribed
 from braid.serving.refusals import Refusal, busy, invalid, unavailable
 from braid.serving.wishes import Filling, Preview, Written, memory, used
 

@@ -338,6 +338,13 @@ def test_a_likelihood_that_is_not_known_is_null(mini, monkeypatch):
 DRAW = {"parts": [text("a"), hole("image")]}
 
 
+def test_the_names_of_diffusers_serve_too(mini):
+    ours = post(mini, "/v1/generate", DRAW | {"seed": 1, "steps": 3, "guidance": 2})
+    names = {"num_inference_steps": 3, "guidance_scale": 2}
+    theirs = post(mini, "/v1/generate", DRAW | {"seed": 1} | names)
+    assert ours["results"] == theirs["results"]
+
+
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
@@ -345,6 +352,7 @@ DRAW = {"parts": [text("a"), hole("image")]}
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"steps": 101}, "steps", "more than this server's 100"),
         ({"sampler": {"kind": "jump", "steps": 101}}, "sampler", "more than this server's 100"),
+        ({"steps": 2, "num_inference_steps": 2}, "steps", "two names of one option"),
         ({"sampler": "jumpp"}, None, "did you mean 'jump'"),
         ({"cache": "dual:" + "9" * 5000}, None, "is not understood"),
         ({"guidance": -1}, "guidance", "greater than or equal to 0"),
