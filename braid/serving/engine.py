@@ -27,6 +27,7 @@ from braid.serving.refusals import Refusal, busy, unavailable
 log = logging.getLogger(LOGGER)
 
 _LONGEST_PAUSE = 10.0  # seconds between two attempts of an engine that keeps failing
+_READING = 0.1  # seconds after which those who run make a pass before more are read
 _IDLE_CHECK = 0.5  # seconds after which deadlines are looked at without a pass
 
 
@@ -215,9 +216,12 @@ class Engine:
             if self.idle and not self._closed:
                 self._changed.wait(_IDLE_CHECK)
             arrived = len(self._arrived)
+        began = time.monotonic()
         for _ in range(arrived):
             self._let_in(self._arrived[0])
             self._arrived.popleft()  # only now: whatever fails, somebody answers for it
+            if self._running and time.monotonic() - began > _READING:
+                break
         self._let_out()
         self._begin()
         began = time.monotonic()

@@ -193,6 +193,30 @@ def test_what_nobody_waits_for_ends_before_the_next_pass(begun):
         assert one.submit(work, 60).result(60)
 
 
+def test_what_runs_goes_on_while_many_are_read():
+    gate, calls, seen = Gate(), [], []
+
+    def watch(frame) -> None:
+        calls.append(1)
+        gate.entered.set()
+        assert gate.open.wait(10)
+
+    def slow() -> Job:
+        seen.append(len(calls))
+        time.sleep(0.06)
+        return work()
+
+    with engine() as one:
+        long = one.submit(lambda: work(steps=100_000, watch=watch), 60)
+        assert gate.entered.wait(10)
+        others = [one.submit(slow, 60) for _ in range(4)]
+        gate.open.set()
+        for other in others:
+            other.result(60)
+        long.cancel()
+    assert len(set(seen)) > 1
+
+
 def test_what_takes_too_long_is_given_up():
     with engine() as one:
         late = one.submit(lambda: work(steps=100_000), 0.2)
