@@ -254,6 +254,17 @@ class DataConfig(Model):
             self._nothing_is_ignored_in_a_mixture()
         if bool(self.partner) != bool(self.agree_on):
             raise BraidError("partner and agree_on belong together; give both or neither")
+        if self._differs("partners") and not self.partner:
+            raise BraidError(
+                f"partners {self.partners} is not read without a partner; give data.partner, or "
+                "leave it out"
+            )
+        if self._differs("hold_out") and (self.validation or self.source != "files"):
+            held = "validation" if self.validation else f"source {self.source!r}"
+            raise BraidError(
+                f"hold_out {self.hold_out} is not read beside {held}, which has held-out data of "
+                "its own; leave it out"
+            )
         return self
 
     def _nothing_is_ignored_in_a_mixture(self) -> None:

@@ -259,6 +259,13 @@ def test_a_setting_of_data_that_would_be_ignored_is_refused():
         toy("data.path=a.csv")
     with pytest.raises(BraidError, match="partner and agree_on belong together"):
         toy("data.agree_on={label: digit}")
+    with pytest.raises(BraidError, match="partners 3 is not read without a partner; give data.pa"):
+        toy("data.partners=3")
+    with pytest.raises(BraidError, match="hold_out 0.1 is not read beside source 'toy', which"):
+        toy("data.hold_out=0.1")
+    with pytest.raises(BraidError, match="hold_out 0.1 is not read beside validation, which has"):
+        files = ["data.source=files", "data.path=a.csv", "data.validation=b.csv"]
+        toy(*files, "data.hold_out=0.1")
 
 
 MIX = "data.mix={a: {source: toy, weight: 2}, b: {source: digits}}"
