@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 SKIPPED, WATCHED = 4, 4
 """Steps before the first that counts (those allocate and compile), and steps that count."""
-_OPERATIONS = 25
+_OPERATIONS, _LONGEST = 25, 80
+"""Operations of the table, and letters of a name: those of kernels have their C++ types in them."""
 
 
 class Profiler:
@@ -87,12 +88,20 @@ def table(events: Any, device: str) -> str:
         for e in events
         if e.key.startswith(PREFIX) and e.cpu_time_total
     }
-    own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    operations = {
-        e.key: (getattr(e, own) / 1e3, e.count)
-        for e in events
-        if not e.key.startswith((PREFIX, "ProfilerStep"))
-    }
+    operations: dict[str, tuple[float, int]] = {}
+    for e in events:
+        if e.key.startswith((PREFIX, "ProfilerStep")):
+            continue
+        if device == "cuda":
+            # what launched a kernel, and what a range is named, have the kernel's time once more
+            if e.device_type.name == "CPU" or e.is_user_annotation:
+                continue
+            spent = e.self_device_time_total
+        else:
+            spent = e.self_cpu_time_total
+        name = e.key if len(e.key) <= _LONGEST else e.key[: _LONGEST - 3] + "..."
+        ms, calls = operations.get(name, (0.0, 0))
+        operations[name] = ms + spent / 1e3, calls + e.count
     lines = [f"{whole / WATCHED:.2f} ms a step, of {WATCHED} steps; profiling itself included", ""]
     lines += _rows("part of a step (those with a slash are within another)", parts, whole)
     total = sum(ms for ms, _ in operations.values())

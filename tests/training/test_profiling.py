@@ -8,10 +8,12 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
+from torch.autograd.profiler_util import EventList, FunctionEvent, Kernel
 
 from braid.recipes import resolve
 from braid.training import Trainer
-from braid.training.profiling import SKIPPED, WATCHED
+from braid.training.profiling import SKIPPED, WATCHED, table
 from tests.laws import models
 
 SETTINGS = (*models.SMALL, "train.batch=8", "train.warmup=2", "train.profile=true")
@@ -64,3 +66,22 @@ def test_a_run_that_is_too_short_says_so(tmp_path):
     _, said = run(tmp_path, "train.steps=3")
     assert f"takes {SKIPPED + WATCHED} steps" in " ".join(said.split())
     assert not (tmp_path / "profile").exists()
+
+
+def test_the_time_of_a_gpu_is_counted_once():
+    def event(number, name, **more):
+        return FunctionEvent(number, name, 0, 0, 4000, stack=[], use_device="cuda", **more)
+
+    kernel = "void cutlass::" + "gemm<float>" * 20
+    launched = event(1, "aten::mm", device_type=DeviceType.CPU)
+    launched.kernels.append(Kernel(kernel, 0, 4000))
+    named = event(3, "Optimizer.step", device_type=DeviceType.CUDA, is_user_annotation=True)
+    run = event(2, kernel, device_type=DeviceType.CUDA)
+    events = EventList([launched, run, named], use_device="cuda")
+    events._build_tree()
+    lines = table(events.key_averages(), "cuda")
+    operations = lines[lines.index("operation on the cuda") :].splitlines()[1:]
+    (line,) = operations
+    assert line.startswith("void cutlass::")
+    assert "100.0%" in line
+    assert len(line) < 120
