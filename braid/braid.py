@@ -321,7 +321,7 @@ class Braid(nn.Module):
         x, y = (nn.functional.normalize(self.embed(batch).float(), dim=-1) for batch in (a, b))
         row = torch.arange(len(x), device=x.device)
         logits = (x @ y.T / temperature).masked_fill(
-            same.to(x.device) & (row[:, None] != row), -torch.inf
+            same.to(x.device, non_blocking=True) & (row[:, None] != row), -torch.inf
         )
         ways = (nn.functional.cross_entropy(way, row) for way in (logits, logits.T))
         return sum(ways, torch.zeros((), device=x.device)) / 2

@@ -136,7 +136,7 @@ class MetricPath(Path):
         if self.distance == "ordinal" and width == 1:
             square = torch.sub(near[..., :1], points[:, 0], out=out).square_().mul_(scale)
         else:
-            pair = torch.cat([-2 * near[..., :width], near[..., [-1, -2]]], -1) * scale
+            pair = torch.cat([-2 * near[..., :width], near[..., -2:].flip(-1)], -1) * scale
             square = torch.matmul(pair, points.T, out=out)
         # rounding must not put the clean symbol away from itself
         return square.scatter_(-1, clean[..., None], 0)

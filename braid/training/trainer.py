@@ -362,7 +362,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         told = self._counts(batches)
-        counts = dict(zip(self.braid.strands, told.to(self.device), strict=True))
+        there = told.to(self.device, non_blocking=True)  # the last step may still be at work
+        counts = dict(zip(self.braid.strands, there, strict=True))
         each: list[torch.Tensor] = []  # stay on the device: a copy would wait for it
         for batch in batches:
             with self._precision(), part("losses"):
