@@ -17,7 +17,9 @@ class Watch:
     """Signs of life of all ranks in the store through which they met."""
 
     def __init__(self, store: Store, rank: int, ranks: int) -> None:
-        self._store, self._rank, self._ranks = store, rank, ranks
+        # a connection that waits for another rank would hold up every sign of life meanwhile
+        own = store.clone()  # pyright: ignore[reportAttributeAccessIssue] - torch's stub lacks it
+        self._store, self._rank, self._ranks = own, rank, ranks
         self._step, self._what = 0, "starting"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name="braid-watch", daemon=True)
@@ -34,7 +36,11 @@ class Watch:
         for rank in range(self._ranks):
             if rank == self._rank:
                 continue
-            seen, step, what = self._store.get(f"braid/{rank}").decode().split(" ", 2)
+            try:
+                seen, step, what = self._store.get(f"braid/{rank}").decode().split(" ", 2)
+            except RuntimeError:  # it went with the process that kept it
+                told.append("the store through which the ranks met is gone")
+                break
             silent = now - float(seen)
             if silent > 3 * _EVERY:
                 told.append(

@@ -183,9 +183,14 @@ def join(
     rank, size, local = (_number(env, v) for v in VARIABLES[:3])
     if not 0 <= rank < size:
         raise BraidError(f"RANK {rank} is not below WORLD_SIZE {size}; start with torchrun")
-    if device is not None and device.type == "cuda":
-        torch.cuda.set_device(local)
     gpu, limit = device is not None and device.type == "cuda", timedelta(seconds=seconds)
+    if gpu:
+        if local >= (there := torch.cuda.device_count()):
+            raise BraidError(
+                f"LOCAL_RANK {local} has no GPU of its own: this process sees {there}; start as "
+                "many processes on a machine as it has GPUs, and let each see all of them"
+            )
+        torch.cuda.set_device(local)
     meet = torch.distributed.rendezvous  # pyright: ignore[reportPrivateImportUsage]
     store, _, _ = next(meet("env://", rank, size, timeout=limit))
     torch.distributed.init_process_group(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.distributed import (
+    DistStoreError,
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from braid import parallel
 from braid.errors import BraidError
-from braid.parallel import World, join
+from braid.parallel import World, join, watch
 from braid.parallel.sharding import split
+from braid.parallel.watch import Watch
 from tests.laws import models
 from tests.parallel import work
 from tests.parallel.ranks import call
@@ -43,6 +53,51 @@ def test_an_environment_that_contradicts_itself_is_refused(environment, said):
         environment = whole | environment
     with pytest.raises(BraidError, match=said):
         join(environment=environment)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    environment = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.raises(BraidError, match="LOCAL_RANK 2 has no GPU of its own.* sees 2"):
+        join(torch.device("cuda"), environment=environment)
+
+
+@pytest.fixture
+def store():
+    return TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timedelta(seconds=5))
+
+
+def test_a_rank_that_waits_for_another_still_gives_signs_of_life(store, monkeypatch):
+    monkeypatch.setattr(watch, "_EVERY", 0.02)
+
+    def wait():
+        with contextlib.suppress(DistStoreError):
+            store.wait(["what no rank sets"], timedelta(seconds=0.5))
+
+    other, sign = store.clone(), Watch(store, 0, 2)
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    sign.at(7, "saving")
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    assert other.get("braid/0").endswith(b"7 saving")
+    waiting.join()
+    sign.close()
+
+
+def test_ranks_that_lost_their_store_are_told_so(store, monkeypatch):
+    sign = Watch(store, 1, 2)
+
+    def gone(key):
+        raise DistStoreError("Connection reset by peer")
+
+    monkeypatch.setattr(sign, "_store", SimpleNamespace(get=gone, set=lambda *_: None))
+    assert sign.late() == (
+        "the store through which the ranks met is gone; this is rank 1 at step 0: starting"
+    )
+    sign.close()
 
 
 def test_gains_of_each_head_are_not_split():
