@@ -132,7 +132,9 @@ class Trainer:
         self.data = data or open_data(experiment.data, experiment.seed)
         self.modality_states = self._fit(states or {})
         torch.manual_seed(experiment.seed)
-        self.braid = config.build(experiment, self.modality_states).to(self.device)
+        self.braid = config.build(experiment, self.modality_states)
+        if world.group is None:  # ranks move block by block what they keep
+            self.braid.to(self.device)
         self.loader, self.held_out = (
             Loader(
                 streams_for(experiment, self.braid, self.data, held_out),

@@ -8,8 +8,9 @@ import math
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from braid import checkpoints, loading, storage
+from braid import checkpoints, loading, parallel, storage
 from braid.checkpoints import Lock
 from braid.config import Experiment
 from braid.data import Data
@@ -25,6 +26,7 @@ from braid.data.sources import Examples
 from braid.data.synthetic import toy as toy_source
 from braid.errors import BraidError
 from braid.layout import Batch
+from braid.parallel import World
 from braid.recipes import resolve
 from braid.training import Trainer
 from braid.training.guard import Guard
@@ -513,3 +515,27 @@ def test_the_toy_is_learned(paradigm, tmp_path):
     for name in models.drawn(paradigm):
         losses = [x[f"train/{name}/loss"] for x in lines(tmp_path) if f"train/{name}/loss" in x]
         assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
+
+
+@dataclass(frozen=True)
+class Launched(World):
+    """One rank that speaks for all."""
+
+    group: Any = "all ranks"
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what this rank has."""
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what this rank says."""
+        return [value]
+
+
+def test_no_rank_puts_the_whole_model_on_its_device(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(parallel, "mesh", lambda *_: None)
+    monkeypatch.setattr(parallel, "shard", lambda b, *_, **__: seen.append(b.device.type) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Trainer(experiment(), tmp_path, Console(file=io.StringIO()), "meta", world=Launched())
+    assert seen == ["cpu"]
