@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,16 @@ from braid import config, recipes
 from braid.checkpoints import Checkpoints, Lock
 from braid.data.dummy import dummy_batch
 from braid.doctor import Machine, explain_run, plan
-from braid.doctor.planning import GB, Layout, advice, block_activations, estimate, state_bytes
+from braid.doctor.planning import (
+    GB,
+    Layout,
+    advice,
+    best,
+    block_activations,
+    estimate,
+    layouts,
+    state_bytes,
+)
 from braid.doctor.sizes import SIZES, Sizes, skeleton
 from braid.errors import BraidError
 from braid.paradigms import PARADIGMS
@@ -306,6 +316,23 @@ def test_what_is_proposed_fits_and_can_be_set():
         assert asked.asked.seconds == pytest.approx(made.best.seconds)
 
 
+def test_nothing_is_proposed_that_a_run_refuses():
+    muon = replace(Sizes.of(SIZES["7b"]()), turned=1)
+    assert best(muon, Machine(gpus=1, memory_gb=40)) is None
+    assert best(replace(muon, turned=0), Machine(gpus=1, memory_gb=40)).layout.offload
+    whole = replace(muon, transformer=replace(muon.transformer, qk_norm="heads"))
+    assert {layout.tensor for layout in layouts(whole, Machine(), False)} == {1}
+    assert {layout.tensor for layout in layouts(muon, Machine(), False)} > {1, 2}
+
+
+def test_one_gpu_with_offloading_gathers_block_by_block():
+    sizes = Sizes.of(SIZES["7b"]())
+    one, two = (
+        estimate(sizes, Machine(gpus=n), Layout(shard=n, offload=True)).memory for n in (1, 2)
+    )
+    assert one["gathered"] == two["gathered"]
+
+
 @pytest.mark.slow
 def test_what_fits_nowhere_is_said():
     made = plan("70b", Machine(gpus=1, memory_gb=24))
@@ -316,7 +343,7 @@ def test_what_fits_nowhere_is_said():
 
 def test_a_plan_of_a_recipe_takes_its_settings():
     made = plan(recipes.resolve("toy"), Machine(gpus=2), ["train.ema=0", "train.accumulate=2"])
-    assert made.asked.memory["average"] == 0
+    assert made.asked.memory["average"] == made.asked.memory["parameters"]  # kept all the same
     assert made.asked.layout == Layout(accumulate=2, shard=2)
     assert made.fits
 

@@ -253,8 +253,8 @@ def state_bytes(sizes: Sizes) -> dict[str, int]:
     """
     n = 4 * sizes.parameters
     moments = 2 * n - 4 * sizes.turned
-    kept = {"parameters": n, "gradients": n, "optimizer": moments, "average": n * sizes.average}
-    return {**kept, "checkpoint": n + moments + n * sizes.average}
+    kept = {"parameters": n, "gradients": n, "optimizer": moments, "average": n}
+    return {**kept, "checkpoint": n + moments + n}
 
 
 def block_activations(
@@ -283,7 +283,7 @@ def block_activations(
 
 def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True) -> Estimate:
     """Return what a layout needs on a machine."""
-    c, alone = sizes.transformer, machine.gpus == 1
+    c, alone = sizes.transformer, machine.gpus == 1 and not layout.offload
     size = 2 if sizes.bfloat16 else 4
     ranks = machine.gpus // layout.tensor
     rows = sizes.tokens / sizes.row
@@ -294,7 +294,7 @@ def estimate(sizes: Sizes, machine: Machine, layout: Layout, fused: bool = True)
         "parameters": 4 * share,
         "gradients": 4 * share,
         "optimizer": 8 * share - 4 * sizes.turned / layout.tensor / layout.shard,
-        "average": 4 * share * sizes.average,
+        "average": 4 * share,
     }
     host = 0.0
     if layout.offload:
@@ -388,10 +388,10 @@ def _transfer(share: float, layout: Layout, machine: Machine) -> float:
 def best(sizes: Sizes, machine: Machine, offload: bool = True) -> Estimate | None:
     """Return the fastest layout that fits, the plainest among equals; None if none does.
 
-    Offloading is a last resort.
+    Offloading is a last resort, and none for Muon, which computes its updates on the GPU.
     """
     room = machine.memory_gb * GB * machine.usable
-    for off in (False, True) if offload else (False,):
+    for off in (False, True) if offload and not sizes.turned else (False,):
         made = (estimate(sizes, machine, layout) for layout in layouts(sizes, machine, off))
         fitting = [e for e in made if e.total <= room]
         if fitting:
@@ -412,6 +412,8 @@ def layouts(sizes: Sizes, machine: Machine, offload: bool) -> Iterator[Layout]:
     heads, hidden = c.key_heads or c.heads, c.size_of_hidden
     for tensor in _powers(min(machine.gpus, machine.per_node)):
         if machine.gpus % tensor or heads % tensor or c.heads % tensor or hidden % tensor:
+            continue
+        if tensor > 1 and c.qk_norm == "heads":
             continue
         ranks = machine.gpus // tensor
         if sizes.batch % ranks:
@@ -482,7 +484,8 @@ def advice(plan: Plan) -> list[str]:
         + ("fits" if plan.fits else "does not fit")
     ]
     if plan.best is None:
-        said.append(f"no layout fits on {gpus} GPUs, not even with parallel.offload=true")
+        rest = "" if plan.sizes.turned else ", not even with parallel.offload=true"
+        said.append(f"no layout fits on {gpus} GPUs{rest}")
     elif plan.best.layout != plan.asked.layout:
         made = plan.best.layout.settings(gpus) or ["the defaults"]
         said.append(f"the fastest that fits: {' '.join(made)} ({_gb(plan.best.total)})")

@@ -63,7 +63,6 @@ class Sizes:
         chunked: logits of a row where they are held in chunks; of the strand that has most.
         strands: number of strands.
         batch: documents of an optimiser step.
-        average: whether an average of the weights is kept.
         bfloat16: whether the forward pass runs in bfloat16.
         turned: parameters, all in blocks, that Muon moves: it keeps one moment of them, not two.
         turning: operations of those moves, a step.
@@ -81,7 +80,6 @@ class Sizes:
     chunked: int
     strands: int
     batch: int
-    average: bool
     bfloat16: bool
     turned: int = 0
     turning: float = 0.0
@@ -131,7 +129,6 @@ class Sizes:
             max(map(_chunked, braid.strands.values())),
             len(braid.strands),
             train.batch,
-            bool(train.ema),
             train.precision == "bfloat16",
             sum(p.numel() for p in turned),
             sum(operations(p.shape) for p in turned),
