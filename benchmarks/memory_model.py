@@ -57,7 +57,7 @@ def measure(name: str) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from braid.data.dummy import dummy_batch
-    from braid.doctor.planning import Layout, Machine, estimate, state_bytes
+    from braid.doctor.estimating import Layout, Machine, estimate, state_bytes
     from braid.doctor.sizes import Sizes, skeleton
     from braid.parallel import recompute
     from braid.training.ema import EMA

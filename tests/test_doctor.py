@@ -20,16 +20,9 @@ from braid import config, recipes
 from braid.checkpoints import Checkpoints, Lock
 from braid.data.dummy import dummy_batch
 from braid.doctor import Machine, explain_run, plan
-from braid.doctor.planning import (
-    GB,
-    Layout,
-    advice,
-    best,
-    block_activations,
-    estimate,
-    layouts,
-    state_bytes,
-)
+from braid.doctor.estimating import GB, Layout, block_activations, estimate, state_bytes
+from braid.doctor.planning import best, layouts
+from braid.doctor.printing import advice
 from braid.doctor.sizes import SIZES, Sizes, skeleton
 from braid.errors import BraidError
 from braid.paradigms import PARADIGMS
@@ -319,7 +312,9 @@ def test_what_is_proposed_fits_and_can_be_set():
 def test_nothing_is_proposed_that_a_run_refuses():
     muon = replace(Sizes.of(SIZES["7b"]()), turned=1)
     assert best(muon, Machine(gpus=1, memory_gb=40)) is None
-    assert best(replace(muon, turned=0), Machine(gpus=1, memory_gb=40)).layout.offload
+    offloaded = best(replace(muon, turned=0), Machine(gpus=1, memory_gb=40))
+    assert offloaded is not None
+    assert offloaded.layout.offload
     whole = replace(muon, transformer=replace(muon.transformer, qk_norm="heads"))
     assert {layout.tensor for layout in layouts(whole, Machine(), False)} == {1}
     assert {layout.tensor for layout in layouts(muon, Machine(), False)} > {1, 2}

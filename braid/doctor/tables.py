@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from braid.doctor.planning import GB, Estimate, Machine, Plan, plan
+from braid.doctor.estimating import GB, Estimate, Machine
+from braid.doctor.planning import Plan, plan
 
 TABLE = (("1b", 1), ("1b", 8), ("7b", 8), ("7b", 64), ("70b", 64), ("70b", 512))
 """Sizes and numbers of GPUs."""
