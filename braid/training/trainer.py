@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,8 +16,8 @@ from braid import adapting, compiling, config, parallel, storage
 from braid.braid import Braid
 from braid.checkpoints import Checkpoints, Lock
 from braid.config import Experiment
-from braid.data import Data, Loader, open_data, streams_for, texts_of
-from braid.data.loader import Step
+from braid.data import Data, Loader, open_data, streams_for
+from braid.data.loader import Sample, Step
 from braid.device import choose
 from braid.errors import BraidError
 from braid.layout import Batch
@@ -26,7 +25,7 @@ from braid.loading import load
 from braid.modalities import conversions
 from braid.parallel import World
 from braid.tracing import part
-from braid.training import checkpoint, directory, gradient, interruption
+from braid.training import checkpoint, directory, gradient, interruption, preparing, reporting
 from braid.training.checkpoint import State
 from braid.training.directory import Resume
 from braid.training.ema import EMA
@@ -36,28 +35,9 @@ from braid.training.logger import Logger
 from braid.training.optimizer import make_optimizer
 from braid.training.preview import preview
 from braid.training.profiling import Profiler
+from braid.training.reporting import Result
 from braid.training.schedule import rate
 from braid.training.start import learned, start_from
-from braid.transformer.cost import flops_per_token, peak_flops
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one step found, over all ranks.
-
-    Attributes:
-        total: weighted sum of the losses.
-        per_strand: modality -> mean loss over its targets; without those that had none.
-        norm: norm of the gradient before clipping.
-        learning_rate: the schedule's, of parameters without a rate of their own.
-        wrong: why the step was skipped, or None.
-    """
-
-    total: float
-    per_strand: dict[str, float]
-    norm: float
-    learning_rate: float
-    wrong: str | None
 
 
 class Trainer:
@@ -106,12 +86,7 @@ class Trainer:
         self.experiment, self.out = experiment, storage.writable(out)
         self.console = (console or Console()) if world.first else Console(quiet=True)
         c = experiment.train
-        self.replicas = self._replicas()
-        if c.batch % (c.accumulate * self.replicas):
-            raise BraidError(
-                f"train.batch {c.batch} is not a multiple of train.accumulate {c.accumulate} x "
-                f"{self.replicas} ranks that read data; change one of them"
-            )
+        self.replicas = preparing.replicas(experiment, world, self.device)
         if c.compile:
             compiling.check(self.device)
         directory.check_resume(self.out, resume)
@@ -130,7 +105,7 @@ class Trainer:
             begin = load(c.start, "cpu")
             states = states or learned(begin, experiment)
         self.data = data or open_data(experiment.data, experiment.seed)
-        self.modality_states = self._fit(states or {})
+        self.modality_states = preparing.fit(experiment, self.data, states or {}, world)
         torch.manual_seed(experiment.seed)
         self.braid = config.build(experiment, self.modality_states)
         if world.group is None:  # ranks move block by block what they keep
@@ -150,7 +125,7 @@ class Trainer:
             for line in start_from(self.braid, begin.braid, str(c.start)).lines():
                 self._say(line)
         adapting.prepare(self.braid, c)
-        self._lay_out()
+        preparing.lay_out(self.braid, experiment, world, self.device)
         self.optimizer = make_optimizer(self.braid, c)
         self.ema = EMA(self.braid, c.ema)
         self.state, self.stopped, self.code = State(), False, 0
@@ -159,71 +134,6 @@ class Trainer:
         with world.together():
             if world.first:
                 directory.describe(self.out, experiment, self.modality_states, self.braid)
-
-    def _replicas(self) -> int:
-        """Return the number of ranks, or groups of them, that read documents of their own."""
-        p = self.experiment.parallel
-        if p.offload and self.experiment.train.optimizer == "muon":
-            raise BraidError(
-                "parallel.offload keeps shards in the host's memory, and train.optimizer=muon "
-                "computes its updates on the device; use train.optimizer=adamw with a quarter of "
-                "the learning rate"
-            )
-        if p.offload and self.device.type == "cpu":
-            raise BraidError(
-                "parallel.offload moves shards from an accelerator to the host's memory, and this "
-                "run is on a CPU; leave it out"
-            )
-        if self.world.group is None and (p.offload or p.tensor > 1 or (p.shard or 1) > 1):
-            raise BraidError(
-                "parallel.offload, parallel.tensor and parallel.shard need several processes, or "
-                "one under a launcher; start with torchrun"
-            )
-        if p.tensor > 1 and self.experiment.train.lora is not None:
-            raise BraidError(
-                "parallel.tensor splits matrices that train.lora has adapters beside; use "
-                "parallel.tensor=1 (parallel.shard shards adapters too)"
-            )
-        replicate, shard, _ = parallel.mesh_shape(self.world.size, p.shard, p.tensor)
-        return replicate * shard
-
-    def _fit(self, states: dict) -> dict:
-        """Return what the modalities know or learn from the data, the same on all ranks."""
-        torch.manual_seed(self.experiment.seed)
-        modalities = {n: config.make_modality(n, s) for n, s in self.experiment.strands.items()}
-        with self.world.together():
-            for name, modality in modalities.items():
-                if name in states:
-                    modality.load_state(states[name])
-                elif self.world.first:
-                    modality.fit(texts_of(self.experiment, self.data, modality))
-        found = {n: m.state() for n, m in modalities.items()} if self.world.first else None
-        return self.world.tell(found)
-
-    def _lay_out(self) -> None:
-        """Compile the blocks and lay the model over the ranks."""
-        c, p = self.experiment.train, self.experiment.parallel
-        if p.recompute:
-            parallel.recompute(self.braid)
-        if c.compile:
-            compiling.compile_blocks(self.braid)
-        if self.world.group is not None:
-            mesh = parallel.mesh(self.device.type, self.world.size, p.shard, p.tensor)
-            precision = torch.bfloat16 if c.precision == "bfloat16" else None
-            parallel.shard(self.braid, mesh, precision=precision, offload=p.offload)
-
-    def _restore(self, every: int = 1) -> None:
-        """Go on from the newest sound checkpoint of a multiple of steps, if there is one."""
-        tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
-        found = self.checkpoints.load(tensors, every)
-        if found is not None:
-            checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
-            self.state = State.of(found)
-        else:  # listing its tensors made the optimiser count a step of nothing
-            self.optimizer.state.clear()
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
 
     @property
     def progress(self) -> float:
@@ -271,20 +181,6 @@ class Trainer:
             self.ema.copy(self.braid, self.ema.average)
         return self.braid.eval()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other jobs out of the run directory."""
-        with ExitStack() as stack:
-            with self.world.together():
-                if self.world.first:
-                    stack.enter_context(Lock(self.out))
-            yield
-
-    def _logger(self) -> Logger:
-        path = self.out / "metrics.jsonl" if self.world.first else None
-        loggers = self.experiment.train.loggers if self.world.first else ()
-        return Logger(path, self.console, loggers=loggers, name=self.experiment.name)
-
     def _steps(self, logger: Logger, asked: Interruption) -> None:
         """Do steps until the budget is spent or some rank is asked to stop."""
         steps = self._data(asked)
@@ -316,6 +212,20 @@ class Trainer:
             steps.close()
             if profiler is not None:
                 profiler.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other jobs out of the run directory."""
+        with ExitStack() as stack:
+            with self.world.together():
+                if self.world.first:
+                    stack.enter_context(Lock(self.out))
+            yield
+
+    def _logger(self) -> Logger:
+        path = self.out / "metrics.jsonl" if self.world.first else None
+        loggers = self.experiment.train.loggers if self.world.first else ()
+        return Logger(path, self.console, loggers=loggers, name=self.experiment.name)
 
     def _profiler(self, logger: Logger) -> Profiler | None:
         """Return what watches the first steps, on one rank, where train.profile asks for it."""
@@ -472,6 +382,16 @@ class Trainer:
         self.guard = Guard(c.spike, self.state.norms)
         logger.say(f"{told}: back to step {self.state.step}, on with document {now.position}")
 
+    def _restore(self, every: int = 1) -> None:
+        """Go on from the newest sound checkpoint of a multiple of steps, if there is one."""
+        tensors = checkpoint.tensors(self.braid, self.ema, self.optimizer)
+        found = self.checkpoints.load(tensors, every)
+        if found is not None:
+            checkpoint.adopt(self.braid, self.optimizer, tensors["optimizer"])
+            self.state = State.of(found)
+        else:  # listing its tensors made the optimiser count a step of nothing
+            self.optimizer.state.clear()
+
     def _after(self, data: Step, result: Result, logger: Logger, asked: Interruption) -> bool:
         """Report, save and draw where it is time to; returns whether that took a while."""
         c, step = self.experiment.train, self.state.step
@@ -493,51 +413,15 @@ class Trainer:
         return True
 
     def _report(self, data: Step, result: Result, logger: Logger) -> None:
-        s = self.state
-        values = {f"train/{n}/loss": v for n, v in result.per_strand.items()}
-        if s.matched is not None:
-            values["train/match/loss"] = s.matched
-        speed = s.tokens / max(s.seconds, 1e-9)
-        flops = speed * flops_per_token(
-            self.braid.transformer.config, data.batches[0].layout.document.shape[1]
-        )
-        peak = peak_flops(self.device)
-        used = {} if peak is None else {"utilisation": flops / (peak * self.world.size)}
-        logger.write(
-            step=s.step,
-            position=s.position,
-            seconds=round(s.seconds, 2),
-            tokens=s.tokens,
-            tokens_per_second=round(speed),
-            learning_rate=result.learning_rate,
-            gradient_norm=result.norm,
-            memory_bytes=_memory(self.device),
-            flops_per_second=round(flops),
-            **used,
-            skipped_rows=sum(s.skipped_rows.values()),
-            skipped_steps=s.skipped_steps,
-            **values,
-            **({"samples": self._samples(data)} if self.experiment.train.log_samples else {}),
-        )
-        left = s.seconds * (1 / self.progress - 1) if self.progress else 0.0
-        text = "  ".join(f"{n.split('/')[1]} {v:.3f}" for n, v in values.items())
-        share = f"  {used['utilisation']:.0%} of peak" if used else ""
-        logger.show(
-            self.progress,
-            f"step {s.step}  {text}  {speed:,.0f} tokens/s{share}  {left:,.0f} s left",
-        )
+        row, s = data.batches[0].layout.document.shape[1], self.state
+        told = reporting.numbers(s, result, self.braid, self.device, self.world.size, row)
+        more = {"samples": self._samples(data)} if self.experiment.train.log_samples else {}
+        logger.write(**told, **more)
+        logger.show(self.progress, reporting.line(told, s, result, self.progress))
 
-    def _samples(self, data: Step) -> list:
-        """Return the (stream, row) of a step's documents over all ranks, in order of position."""
-        said = self.world.gather(data.samples)[:: self.experiment.parallel.tensor]
-        parts = self.experiment.train.accumulate
-        share = len(data.samples) // parts  # of each rank in each micro-batch
-        return [
-            row
-            for part in range(parts)
-            for rank in said
-            for row in rank[part * share : (part + 1) * share]
-        ]
+    def _samples(self, data: Step) -> list[Sample]:
+        c = self.experiment
+        return reporting.samples(data, c.train.accumulate, c.parallel.tensor, self.world)
 
     def save(self) -> None:
         """Write a checkpoint, if this step has none yet.
@@ -574,9 +458,5 @@ class Trainer:
                 raise
             logger.say(f"the checkpoint was not written: {e}")
 
-
-def _memory(device: torch.device) -> int:
-    """Return the most memory that was used so far, of the device or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
