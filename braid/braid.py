@@ -160,7 +160,8 @@ class Braid(nn.Module):
         One time a span, noise from the token's own key, so that packing changes nothing; in the
         precision of the processes, whatever that of the transformer.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        # where the batch is: weights may wait in the host's memory until they are gathered
+        with torch.autocast(batch.layout.document.device.type, enabled=False):
             return self._corrupt(batch, seed_of(rng))
 
     def _corrupt(self, batch: Batch, seed: int) -> dict[str, Noised]:

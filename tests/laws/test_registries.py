@@ -331,3 +331,15 @@ def test_noise_is_the_same_under_autocast_and_the_loss_nearly(made, told_always)
     torch.testing.assert_close(loss_cast, loss, rtol=0.05, atol=0.05)
     loss_cast.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in braid.parameters())
+
+
+def test_noise_is_the_same_where_weights_wait_on_another_device():
+    """Offloaded weights are in the host's memory until they are gathered."""
+    braid = models.stirred("fudoki", torch.float32)
+    batch = models.packed(braid, [[models.all_learned(braid)]])
+    plain = braid.corrupt(batch, 0)
+    braid.to("meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = braid.corrupt(batch, 0)
+    for name, noised in plain.items():
+        torch.testing.assert_close(vars(cast[name]), vars(noised), rtol=0, atol=0)
