@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +79,12 @@ def freeze(braid: Braid) -> None:
     options: dict[str, Any] = {"freezing": True}
     if half and all(p.device.type == "cpu" for p in weights):
         # inductor's products beside oneDNN's, each measured; in float32 those are always faster
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", module="torch._inductor")
         options |= {
             "max_autotune": True,
             "max_autotune_gemm_backends": "CPP,ATEN",
             "autotune_num_choices_displayed": 0,
+            "max_autotune_report_choices_stats": False,
         }
     compiled = torch.compile(plain, options=options)
     before = _states(weights)
