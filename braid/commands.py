@@ -464,14 +464,11 @@ def _is_there(path: Path) -> bool:
 
 
 def print_numbers(numbers: Numbers, console: Console | None = None) -> None:
-    """Print numbers under their names."""
+    """Print numbers under their names, each with its interval where there is one."""
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, value in numbers.items():
-        table.add_row(
-            name,
-            f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value),
-        )
-    (console or Console()).print(table)
+    for name, told in _told(numbers).items():
+        table.add_row(name, told)
+    (console or Console()).print(table, markup=False)
 
 
 def print_comparison(results: dict[str, Numbers]) -> None:
@@ -480,12 +477,25 @@ def print_comparison(results: dict[str, Numbers]) -> None:
     table.add_column("", no_wrap=True)
     for name in results:
         table.add_column(name, justify="right")
-    for row in dict.fromkeys(
-        k for numbers in results.values() for k in numbers if not k.endswith("_note")
-    ):
-        cells = [numbers.get(row) for numbers in results.values()]
-        table.add_row(
-            row,
-            *(f"{v:.4g}" if isinstance(v, float) else "-" if v is None else str(v) for v in cells),
-        )
-    Console(width=200 if len(results) > 4 else None).print(table)
+    columns = [_told(numbers) for numbers in results.values()]
+    for row in dict.fromkeys(k for told in columns for k in told if not k.endswith("_note")):
+        table.add_row(row, *(told.get(row, "-") for told in columns))
+    Console(width=200 if len(results) > 4 else None).print(table, markup=False)
+
+
+def _told(numbers: Numbers) -> dict[str, str]:
+    """Return numbers as they are printed; what NAME_low and NAME_high say stands beside NAME."""
+    out: dict[str, str] = {}
+    for name, value in numbers.items():
+        measured, _, end = name.rpartition("_")
+        if end in ("low", "high") and f"{measured}_low" in numbers and measured in numbers:
+            continue
+        ends = [numbers[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in numbers]
+        known = value is not None and None not in ends
+        between = f" [{', '.join(map(_number, ends))}]" if ends and known else ""
+        out[name] = _number(value) + between
+    return out
+
+
+def _number(value: float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image as PIL
 
 import braid
-from braid import checkpoints, storage
+from braid import checkpoints, commands, storage
 from braid.cli import main
 from braid.evaluation import open_held_out
 from tests.laws import models
@@ -418,3 +418,23 @@ def test_codecs_measure_and_encode_something(verb, asked, said, tmp_path, capsys
     assert braid_("codec", verb, "mini/image-codec", *data, *asked) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "c").exists()
+
+
+def test_numbers_are_printed_with_their_intervals_and_nothing_is_left_out(capsys):
+    numbers = {"a": 0.5, "a_low": 0.25, "a_high": 1.0, "b": None, "b_low": None, "b_high": None}
+    numbers |= {"c": "4 of [red]x[/red]", "high": 3, "alone_low": 2, "d": 1.0, "d_low": 0.5}
+    commands.print_numbers(numbers)
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert {name: text.strip() for name, text in told} == {
+        "a": "0.5 [0.25, 1]",
+        "b": "-",
+        "c": "4 of [red]x[/red]",
+        "high": "3",
+        "alone_low": "2",
+        "d": "1 [0.5]",
+    }
+    commands.print_comparison({"fudoki": numbers, "mmada": {"a": 1, "e_note": "odd"}})
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert told[:2] == [["fudoki", "mmada"], ["a", "0.5", "[0.25,", "1]", "1"]]
+    assert ["c", "4", "of", "[red]x[/red]", "-"] in told
+    assert "e_note" not in str(told)
