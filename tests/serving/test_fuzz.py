@@ -524,9 +524,9 @@ def test_no_body_makes_the_server_fail():
 
 
 @pytest.mark.slow
-def test_no_body_of_ten_thousand_makes_the_server_fail():
-    kinds = fuzz(range(1000, 11_000))
-    assert kinds["200"] + kinds["stream"] > 1000 and len(kinds) >= 6
+def test_no_body_of_five_thousand_makes_the_server_fail():
+    kinds = fuzz(range(1000, 6_000))
+    assert kinds["200"] + kinds["stream"] > 500 and len(kinds) >= 6
 
 
 @pytest.fixture(scope="module")
