@@ -78,7 +78,7 @@ def freeze(braid: Braid) -> None:
     half = any(p.dtype in (torch.bfloat16, torch.float16) for p in weights)
     options: dict[str, Any] = {"freezing": True}
     if half and all(p.device.type == "cpu" for p in weights):
-        # inductor's products beside oneDNN's, each measured; in float32 those are always faster
+        # inductor's products beside oneDNN's, the faster is taken; in float32 nothing was gained
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", module="torch._inductor")
         options |= {
             "max_autotune": True,

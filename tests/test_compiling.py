@@ -12,6 +12,7 @@ import braid
 from braid import Hole, Pipeline, compiling, loading
 from braid.errors import BraidError
 from braid.training import Trainer
+from braid.transformer.transformer import Call
 from tests.laws import models
 
 CPU = torch.device("cpu")
@@ -156,6 +157,12 @@ def test_a_frozen_model_still_learns_and_shares_passes():
     assert losses[0] == losses[1]
     losses[1].backward()
     assert all(p.grad is not None for p in frozen.transformer.parameters())
+    width = plain.transformer.config.width
+    calls = [Call(torch.randn(1, n, width), torch.randint(9, (1, n, 3)), None) for n in (3, 5)]
+    with torch.no_grad():
+        passes = [model.transformer.together(calls) for model in (plain, frozen)]
+    for (a, _), (b, _) in zip(*passes, strict=True):
+        assert torch.equal(a, b)  # to the bit: code of its own would add in another order
 
 
 @needs_compiler
